@@ -1,0 +1,95 @@
+//! Reads the Azure OpenAI resources.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::endpoint::Endpoint;
+use super::names::Names;
+use super::node::Node;
+use super::problem::quoted;
+use super::reader::Reader;
+use super::Backend;
+
+/// What a backend's `name` has to be. Names are labels of metrics and parts of cluster names, so
+/// they hold nothing that separates there (`.`, `/`, `>`).
+const NAME: &str = "1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends";
+
+/// The document's backends, right or wrong, by position and by name.
+pub(super) struct Backends {
+    /// By position in the document; `None` where a problem is on record.
+    pub(super) all: Vec<Option<Arc<Backend>>>,
+    /// The names that others may refer to.
+    pub(super) names: Names,
+}
+
+impl Default for Backends {
+    fn default() -> Self {
+        Self { all: Vec::new(), names: Names::new("backends", "name") }
+    }
+}
+
+/// Reads `backends`.
+pub(super) fn backends(reader: &mut Reader, node: &Node) -> Option<Backends> {
+    let Backends { mut all, mut names } = Backends::default();
+    let mut clusters = BTreeMap::new();
+    reader.items(node, "backend", |reader, index, node| {
+        let backend = backend(reader, node, index, &mut names);
+        if let Some(backend) = &backend {
+            if let Some(first) = clusters.insert(backend.cluster.clone(), index) {
+                let cluster = quoted(&backend.cluster);
+                reader.at_field("cluster", |reader| {
+                    reader.problem(format!(
+                        "{cluster} is also the cluster of backends[{first}]; expected one of its \
+                         own, because a cluster reaches one resource"
+                    ));
+                });
+            }
+        }
+        all.push(backend.map(Arc::new));
+    })?;
+    Some(Backends { all, names })
+}
+
+fn backend(reader: &mut Reader, node: &Node, index: usize, names: &mut Names) -> Option<Backend> {
+    let object = reader.object(node, &["name", "endpoint", "cluster", "custom_domain"])?;
+    let name = reader.required(object, "name", NAME, |reader, node| {
+        if let Some(name) = node.as_str() {
+            names.declare(reader, name, index);
+        }
+        reader.text(node, is_name, NAME)
+    });
+    let custom_domain = reader.optional(object, "custom_domain", Reader::boolean);
+    let endpoint = reader.required(
+        object,
+        "endpoint",
+        "the resource's URL, https://NAME.openai.azure.com",
+        |reader, node| {
+            let text = reader.string(node)?;
+            let endpoint = match custom_domain {
+                Some(true) => Endpoint::parse_custom_domain(text),
+                _ => Endpoint::parse(text),
+            };
+            endpoint.map_err(|error| reader.problem(error.to_string())).ok()
+        },
+    );
+    let cluster = reader.optional(object, "cluster", cluster);
+    let name = name?;
+    let cluster = cluster.unwrap_or_else(|| format!("aoai_{name}"));
+    Some(Backend { name, endpoint: endpoint?, cluster })
+}
+
+fn is_name(name: &str) -> bool {
+    let is_inner = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|byte| is_inner(&byte) || matches!(byte, b'-' | b'_'))
+        && name.as_bytes().first().is_some_and(is_inner)
+        && name.as_bytes().last().is_some_and(is_inner)
+}
+
+/// Reads the name of an Envoy cluster.
+pub(super) fn cluster(reader: &mut Reader, node: &Node) -> Option<String> {
+    let is_cluster = |name: &str| {
+        !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
+    reader.text(node, is_cluster, "the name of an Envoy cluster, without spaces")
+}

@@ -1,0 +1,52 @@
+//! Reads the document as a whole, in the order in which its parts refer to each other.
+
+use std::time::Duration;
+
+use super::backend::backends;
+use super::identity::{audience, identity};
+use super::model::models;
+use super::node::Node;
+use super::reader::Reader;
+use super::subscription::{subscriptions, Served};
+use super::{time, Config};
+
+/// Azure's public cloud.
+const DEFAULT_AUDIENCE: &str = "https://cognitiveservices.azure.com";
+
+const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
+
+/// Clients and proxies give up before; a request that waits longer only holds memory.
+const LONGEST_TOKEN_WAIT: Duration = Duration::from_secs(5 * 60);
+
+const FIELDS: [&str; 6] =
+    ["identity", "audience", "token_wait", "subscriptions", "backends", "models"];
+
+/// Reads a configuration. `None` comes with a problem on record, and so may anything else.
+pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
+    let object = reader.object(node, &FIELDS)?;
+    let identity = reader.required(object, "identity", "how the proxy signs in to Azure", identity);
+    let audience = reader.optional(object, "audience", audience);
+    let token_wait = reader
+        .optional(object, "token_wait", |r, node| time::duration(r, node, LONGEST_TOKEN_WAIT));
+    let backends = reader
+        .required(object, "backends", "the Azure OpenAI resources", backends)
+        .unwrap_or_default();
+    let models = reader
+        .required(object, "models", "what callers may ask for", |r, node| {
+            models(r, node, &backends)
+        })
+        .unwrap_or_default();
+    let subscriptions = reader.required(object, "subscriptions", "who may call", |reader, node| {
+        let served = Served { backends: &backends, models: &models };
+        subscriptions(reader, node, &served)
+    });
+    let models = models.all.into_iter().filter_map(|known| known.model);
+    Some(Config {
+        identity: identity?,
+        audience: audience.unwrap_or_else(|| DEFAULT_AUDIENCE.to_owned()),
+        token_wait: token_wait.unwrap_or(DEFAULT_TOKEN_WAIT),
+        subscriptions: subscriptions?,
+        backends: backends.all.into_iter().flatten().collect(),
+        models: models.map(|model| (model.name.clone(), model)).collect(),
+    })
+}

@@ -1,0 +1,172 @@
+//! The configuration document, parsed once into a model that cannot be invalid.
+//!
+//! [`Config::from_json`] reads what Envoy hands the module; the command-line tool reads YAML of the
+//! same shape through [`Config::from_node`]. Either every problem of the document comes back, or a
+//! [`Config`] in which every name resolves.
+
+mod backend;
+mod document;
+mod endpoint;
+mod identity;
+mod model;
+mod names;
+mod node;
+mod problem;
+mod reader;
+mod subscription;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+pub use endpoint::{Endpoint, EndpointError};
+pub use node::{Node, NodeError};
+pub use problem::{Problem, Problems};
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::digest::Digest;
+use crate::placement::Turns;
+
+/// A whole, valid configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How the proxy signs in to Azure.
+    pub identity: Identity,
+    /// What tokens are asked for, such as `https://cognitiveservices.azure.com`.
+    pub audience: String,
+    /// How long a request waits for a token when none is ready.
+    pub token_wait: Duration,
+    /// Who may call, by the digest of the key that they present.
+    pub subscriptions: BTreeMap<Digest, Arc<Subscription>>,
+    /// Azure OpenAI resources, in the document's order.
+    pub backends: Vec<Arc<Backend>>,
+    /// What callers ask for, by name.
+    pub models: BTreeMap<String, Arc<Model>>,
+}
+
+impl Config {
+    /// Reads a configuration from JSON.
+    ///
+    /// # Errors
+    /// Every [`Problem`] of the document at once, or the one place where it is not JSON.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, Problems> {
+        if bytes.trim_ascii().is_empty() {
+            return Err(Problem::new("", "empty; expected the configuration as JSON").into());
+        }
+        let node = Node::from_json(bytes).map_err(|error| {
+            Problem::of_syntax(error.line, error.column, &format!("not JSON: {}", error.what))
+        })?;
+        Self::from_node(&node)
+    }
+
+    /// Reads a configuration from a tree, whatever syntax it had.
+    ///
+    /// # Errors
+    /// Every [`Problem`] of the document at once.
+    pub fn from_node(node: &Node) -> Result<Self, Problems> {
+        let mut reader = reader::Reader::default();
+        let config = document::config(&mut reader, node);
+        reader.finish(config)
+    }
+}
+
+/// How the proxy proves who it is. Exactly one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// The managed identity of the machine, asked from IMDS or what speaks its protocol.
+    Managed {
+        /// The Envoy cluster that reaches the endpoint.
+        cluster: String,
+        /// Which of the machine's identities.
+        selector: IdentitySelector,
+    },
+}
+
+/// Which managed identity is meant, where a machine has several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentitySelector {
+    /// The one that Azure gave to the machine itself.
+    SystemAssigned,
+    /// A user-assigned identity by its application id.
+    ClientId(String),
+    /// A user-assigned identity by its principal's object id.
+    ObjectId(String),
+    /// A user-assigned identity by its ARM resource id.
+    ResourceId(String),
+}
+
+/// A consumer and what it may do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The name that shows in metrics and logs.
+    pub id: String,
+    /// The models that it may ask for.
+    pub models: ModelScope,
+    /// The kinds of operation that it may call.
+    pub operations: OperationScope,
+    /// Whether an operator has switched it off.
+    pub suspended: bool,
+    /// When it begins to be valid.
+    pub not_before: Option<SystemTime>,
+    /// When it is no longer valid.
+    pub expires_at: Option<SystemTime>,
+    /// Where its requests that name no model go: the first backend, in the document's order, that
+    /// serves a model of its scope.
+    pub home: Arc<Backend>,
+}
+
+/// Which models a subscription may ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ModelScope {
+    /// `["*"]`: all of the document's models.
+    All,
+    /// These, sorted by name.
+    Only(Vec<String>),
+}
+
+/// Which kinds of operation a subscription may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OperationScope {
+    /// Chat completions, embeddings and whatever else leaves nothing behind.
+    pub inference: bool,
+    /// What reads or changes what other callers may have stored on the Azure resource.
+    pub resources: bool,
+}
+
+/// An Azure OpenAI resource.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name in this document, in metrics and in `x-aoai-backend`.
+    pub name: String,
+    /// Where it answers.
+    pub endpoint: Endpoint,
+    /// The Envoy cluster that reaches it.
+    pub cluster: String,
+}
+
+/// What callers ask for, and who serves it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The name that callers use.
+    pub name: String,
+    /// Who serves it: never empty, ordered by priority and then as the document has them.
+    pub placements: Vec<Placement>,
+    /// Counts its requests, for weights.
+    pub turns: Turns,
+}
+
+/// A model's place on one backend.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The resource.
+    pub backend: Arc<Backend>,
+    /// The deployment's name there.
+    pub deployment: String,
+    /// Lower numbers are used first.
+    pub priority: u32,
+    /// The share of requests within a priority, at least 1.
+    pub weight: u32,
+}

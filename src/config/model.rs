@@ -1,0 +1,162 @@
+//! Reads what callers may ask for, and who serves it.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use super::backend::Backends;
+use super::names::Names;
+use super::node::Node;
+use super::problem::quoted;
+use super::reader::Reader;
+use super::{Model, Placement};
+use crate::placement::Turns;
+
+/// As many levels as Envoy has for a cluster's endpoints.
+const PRIORITY: RangeInclusive<u32> = 0..=127;
+
+const WEIGHT: RangeInclusive<u32> = 1..=1000;
+
+/// What a model's `name` has to be: what fits in the path and in the body of a request.
+const NAME: &str =
+    "1 to 128 of A-Z, a-z, 0-9 and ._:/@+-, and no empty, . or .. part between slashes";
+
+/// What a deployment's name has to be: it becomes one segment of a path on Azure.
+const DEPLOYMENT: &str = "1 to 64 of A-Z, a-z, 0-9 and ._-, but not . or ..";
+
+/// The document's models, right or wrong, by position and by name.
+pub(super) struct Models {
+    /// By position in the document.
+    pub(super) all: Vec<KnownModel>,
+    /// The names that subscriptions may refer to.
+    pub(super) names: Names,
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Self { all: Vec::new(), names: Names::new("models", "name") }
+    }
+}
+
+/// What subscriptions need of a model.
+pub(super) struct KnownModel {
+    /// `None` where a problem is on record.
+    pub(super) model: Option<Arc<Model>>,
+    /// The first of the document's backends that serves it, by position.
+    pub(super) home: usize,
+}
+
+/// Reads `models`.
+pub(super) fn models(reader: &mut Reader, node: &Node, backends: &Backends) -> Option<Models> {
+    let Models { mut all, mut names } = Models::default();
+    reader.items(node, "model", |reader, index, node| {
+        all.push(model(reader, node, index, backends, &mut names));
+    })?;
+    Some(Models { all, names })
+}
+
+fn model(
+    reader: &mut Reader,
+    node: &Node,
+    index: usize,
+    backends: &Backends,
+    names: &mut Names,
+) -> KnownModel {
+    let mut home = usize::MAX;
+    let model = reader.object(node, &["name", "backends"]).and_then(|object| {
+        let name = reader.required(object, "name", NAME, |reader, node| {
+            if let Some(name) = node.as_str() {
+                names.declare(reader, name, index);
+            }
+            reader.text(node, is_name, NAME)
+        });
+        let placements =
+            reader.required(object, "backends", "the backends that serve it", |reader, node| {
+                placements(reader, node, backends, name.as_deref(), &mut home)
+            });
+        Some(Arc::new(Model { name: name?, placements: placements?, turns: Turns::default() }))
+    });
+    KnownModel { model, home }
+}
+
+fn placements(
+    reader: &mut Reader,
+    node: &Node,
+    backends: &Backends,
+    model: Option<&str>,
+    home: &mut usize,
+) -> Option<Vec<Placement>> {
+    let mut seen = BTreeMap::new();
+    let mut placements = Vec::new();
+    reader.items(node, "backend", |reader, index, node| {
+        let Some(placement) = placement(reader, node, backends, model) else {
+            return;
+        };
+        let (position, placement) = placement;
+        *home = position.min(*home);
+        if let Some(first) = seen.insert(position, index) {
+            reader.problem(format!(
+                "the same backend as backends[{first}] of this model; expected each at most once"
+            ));
+        }
+        placements.extend(placement);
+    })?;
+    placements.sort_by_key(|placement| placement.priority);
+    Some(placements)
+}
+
+/// A placement, `None` where a problem is on record, and its backend's position.
+fn placement(
+    reader: &mut Reader,
+    node: &Node,
+    backends: &Backends,
+    model: Option<&str>,
+) -> Option<(usize, Option<Placement>)> {
+    let object = reader.object(node, &["backend", "deployment", "priority", "weight"])?;
+    let position = reader.required(object, "backend", "a name of backends", |reader, node| {
+        let name = reader.string(node)?;
+        backends.names.resolve(reader, name)
+    });
+    let deployment = if object.field("deployment").is_some() {
+        reader.optional(object, "deployment", |r, node| r.text(node, is_deployment, DEPLOYMENT))
+    } else {
+        model.and_then(|model| deployment_of(reader, model))
+    };
+    let priority = reader.optional(object, "priority", |r, node| r.integer(node, PRIORITY));
+    let weight = reader.optional(object, "weight", |r, node| r.integer(node, WEIGHT));
+    let position = position?;
+    let backend = backends.all.get(position).cloned().flatten();
+    let placement = backend.zip(deployment).map(|(backend, deployment)| Placement {
+        backend,
+        deployment,
+        priority: priority.unwrap_or(0),
+        weight: weight.unwrap_or(1),
+    });
+    Some((position, placement))
+}
+
+/// The deployment of a placement that names none: the model's name, if Azure allows it.
+fn deployment_of(reader: &mut Reader, model: &str) -> Option<String> {
+    if is_deployment(model) {
+        return Some(model.to_owned());
+    }
+    let model = quoted(model);
+    reader.at_field("deployment", |reader| {
+        reader.problem(format!(
+            "missing, and the model's name {model} cannot be a deployment's; expected {DEPLOYMENT}"
+        ));
+    });
+    None
+}
+
+fn is_name(name: &str) -> bool {
+    let is_right = |b: u8| b.is_ascii_alphanumeric() || b"._:/@+-".contains(&b);
+    name.len() <= 128
+        && name.bytes().all(is_right)
+        && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+fn is_deployment(name: &str) -> bool {
+    let is_right = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=64).contains(&name.len()) && name.bytes().all(is_right) && !matches!(name, "." | "..")
+}

@@ -1,0 +1,244 @@
+//! Reads the consumers: their keys, and what each may do.
+
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::sync::Arc;
+
+use super::backend::Backends;
+use super::model::Models;
+use super::names::Names;
+use super::node::Node;
+use super::problem::{quoted, shape};
+use super::reader::{Object, Reader};
+use super::{time, Backend, ModelScope, OperationScope, Subscription};
+use crate::digest::{Digest, DigestError};
+
+/// What a subscription's `id` has to be. It is a label of metrics.
+const ID: &str = "1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit";
+
+const FIELDS: [&str; 7] =
+    ["id", "keys", "models", "operations", "state", "not_before", "expires_at"];
+
+const OPERATIONS: [&str; 2] = ["inference", "resources"];
+
+const KEYS: &str = "one or two digests of keys, made with: aoai key digest";
+const MODELS: &str = "the models that it may ask for, or [\"*\"] for all";
+
+/// Where a digest stands: the positions of its subscription and within that one's keys.
+type Place = (usize, usize);
+
+/// What subscriptions are read against.
+pub(super) struct Served<'a> {
+    /// The document's backends.
+    pub(super) backends: &'a Backends,
+    /// The document's models.
+    pub(super) models: &'a Models,
+}
+
+/// Reads `subscriptions` into the map from the digests of their keys.
+pub(super) fn subscriptions(
+    reader: &mut Reader,
+    node: &Node,
+    served: &Served<'_>,
+) -> Option<BTreeMap<Digest, Arc<Subscription>>> {
+    let mut ids = Names::new("subscriptions", "id");
+    let mut places = BTreeMap::new();
+    let mut by_digest = BTreeMap::new();
+    reader.items(node, "subscription", |reader, index, node| {
+        let Some(object) = reader.object(node, &FIELDS) else {
+            return;
+        };
+        let keys = reader
+            .required(object, "keys", KEYS, |reader, node| keys(reader, node, index, &mut places));
+        let subscription = subscription(reader, object, index, served, &mut ids);
+        let Some(subscription) = subscription.map(Arc::new) else {
+            return;
+        };
+        let keys = keys.unwrap_or_default();
+        by_digest.extend(keys.into_iter().map(|digest| (digest, Arc::clone(&subscription))));
+    })?;
+    Some(by_digest)
+}
+
+fn subscription(
+    reader: &mut Reader,
+    object: Object<'_>,
+    index: usize,
+    served: &Served<'_>,
+    ids: &mut Names,
+) -> Option<Subscription> {
+    let id = reader.required(object, "id", ID, |reader, node| {
+        if let Some(id) = node.as_str() {
+            ids.declare(reader, id, index);
+        }
+        reader.text(node, is_id, ID)
+    });
+    let scope = reader
+        .required(object, "models", MODELS, |reader, node| models(reader, node, served.models));
+    let operations = reader.optional(object, "operations", operations);
+    let state = reader.optional(object, "state", |reader, node| {
+        reader.text(node, |text| matches!(text, "active" | "suspended"), "active or suspended")
+    });
+    let not_before = reader.optional(object, "not_before", time::instant);
+    let expires_at = reader.optional(object, "expires_at", time::instant);
+    if not_before.zip(expires_at).is_some_and(|(begin, end)| begin >= end) {
+        reader.at_field("expires_at", |reader| {
+            reader.problem("not after not_before; expected a later time, or it is never valid");
+        });
+    }
+    let (models, home) = scope?;
+    Some(Subscription {
+        id: id?,
+        models,
+        // What the document says when it says nothing.
+        operations: operations.unwrap_or(OperationScope { inference: true, resources: false }),
+        suspended: state.as_deref() == Some("suspended"),
+        not_before,
+        expires_at,
+        home: home_backend(served.backends, home)?,
+    })
+}
+
+fn home_backend(backends: &Backends, position: usize) -> Option<Arc<Backend>> {
+    backends.all.get(position).cloned().flatten()
+}
+
+fn is_id(id: &str) -> bool {
+    (1..=64).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        && id.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+}
+
+fn keys(
+    reader: &mut Reader,
+    node: &Node,
+    subscription: usize,
+    places: &mut BTreeMap<Digest, Place>,
+) -> Option<Vec<Digest>> {
+    let mut digests = Vec::new();
+    reader.items(node, "key", |reader, index, node| {
+        let Some(digest) = key(reader, node) else {
+            return;
+        };
+        match places.entry(digest) {
+            Entry::Vacant(entry) => {
+                entry.insert((subscription, index));
+                digests.push(digest);
+            }
+            Entry::Occupied(entry) => {
+                let (subscription, index) = entry.get();
+                reader.problem(format!(
+                    "same as subscriptions[{subscription}].keys[{index}]; expected a key of its own"
+                ));
+            }
+        }
+    })?;
+    let count = node.as_array().map_or(0, <[Node]>::len);
+    if count > 2 {
+        reader.problem(format!(
+            "found {count} keys; expected one or two, the primary and the secondary"
+        ));
+    }
+    Some(digests)
+}
+
+/// Reads a digest, and shows nothing of what is none: it may well be the key.
+fn key(reader: &mut Reader, node: &Node) -> Option<Digest> {
+    let Some(text) = node.as_str() else {
+        let kind = node.kind();
+        reader.problem(format!("found {kind}; expected a digest, sha256: and 64 hex digits"));
+        return None;
+    };
+    let error = match text.parse() {
+        Ok(digest) => return Some(digest),
+        Err(error) => error,
+    };
+    let found = shape(text);
+    reader.problem(match error {
+        DigestError::OfEmpty => format!("{error}; expected the digest of a key"),
+        DigestError::MissingPrefix => format!(
+            "found {found} that is not a digest: {error}; if it is the key itself, put its digest \
+             here, made with: aoai key digest"
+        ),
+        _ => format!(
+            "found {found} that is not a digest: {error}; expected what this prints: aoai key digest"
+        ),
+    });
+    None
+}
+
+/// Reads a scope, and finds the position of the backend that its requests without a model go to.
+fn models(reader: &mut Reader, node: &Node, known: &Models) -> Option<(ModelScope, usize)> {
+    let names = match granted(reader, node, "model")? {
+        Granted::Names(names) => names,
+        Granted::All => {
+            let home = known.all.iter().map(|model| model.home).min()?;
+            return Some((ModelScope::All, home));
+        }
+    };
+    let mut home = usize::MAX;
+    let mut only = Vec::new();
+    for (index, name) in names {
+        let position = reader.at_index(index, |reader| known.names.resolve(reader, name));
+        if let Some(model) = position.and_then(|position| known.all.get(position)) {
+            home = home.min(model.home);
+            only.push(name.to_owned());
+        }
+    }
+    only.sort();
+    Some((ModelScope::Only(only), home))
+}
+
+fn operations(reader: &mut Reader, node: &Node) -> Option<OperationScope> {
+    let names = match granted(reader, node, "operation")? {
+        Granted::Names(names) => names,
+        Granted::All => return Some(OperationScope { inference: true, resources: true }),
+    };
+    let mut scope = OperationScope { inference: false, resources: false };
+    for (index, name) in names {
+        match name {
+            "inference" => scope.inference = true,
+            "resources" => scope.resources = true,
+            _ => reader.at_index(index, |reader| {
+                let right = reader.nearest(name, OPERATIONS.into_iter());
+                let name = quoted(name);
+                reader.problem(format!("{name} is not a kind of operation; {right}"));
+            }),
+        }
+    }
+    Some(scope)
+}
+
+/// What a list grants.
+enum Granted<'n> {
+    /// `["*"]`.
+    All,
+    /// Different names, each with its index.
+    Names(Vec<(usize, &'n str)>),
+}
+
+fn granted<'n>(reader: &mut Reader, node: &'n Node, what: &str) -> Option<Granted<'n>> {
+    let mut names = Vec::new();
+    let mut seen = BTreeMap::new();
+    let mut star = false;
+    reader.items(node, what, |reader, index, item| {
+        let Some(name) = reader.string(item) else {
+            return;
+        };
+        if let Some(first) = seen.insert(name, index) {
+            reader.problem(format!("same as [{first}] of this list; expected each once"));
+        } else if name == "*" {
+            star = true;
+        } else {
+            names.push((index, name));
+        }
+    })?;
+    if !star {
+        return Some(Granted::Names(names));
+    }
+    if !names.is_empty() {
+        reader.problem(format!(
+            "found \"*\" beside names; expected [\"*\"] alone, which is every {what}"
+        ));
+    }
+    Some(Granted::All)
+}

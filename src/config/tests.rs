@@ -1,0 +1,678 @@
+//! The document as a whole: what it means, and what is said of each mistake.
+
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A document in which every field has a value.
+const WHOLE: &str = r#"
+identity:
+  managed_identity:
+    cluster: azure_identity
+    client_id: 3F0C0000-0000-0000-0000-00000000000a
+audience: https://cognitiveservices.azure.us
+token_wait: 2m
+subscriptions:
+- id: search-team
+  keys:
+  - sha256:1111111111111111111111111111111111111111111111111111111111111111
+  - sha256:2222222222222222222222222222222222222222222222222222222222222222
+  models: [gpt-4o, embeddings]
+  operations: [resources]
+  state: suspended
+  not_before: 2026-01-01T00:00:00Z
+  expires_at: 2027-01-01T00:00:00Z
+- id: platform
+  keys: ["sha256:3333333333333333333333333333333333333333333333333333333333333333"]
+  models: ["*"]
+  operations: ["*"]
+  state: active
+backends:
+- name: spare
+  endpoint: https://contoso-spare.openai.azure.com
+- name: eastus
+  endpoint: https://contoso-eastus.openai.azure.com
+  cluster: outbound|443||eastus
+  custom_domain: false
+- name: sweden
+  endpoint: https://ai.contoso.example:8443
+  custom_domain: true
+models:
+- name: gpt-4o
+  backends:
+  - {backend: sweden, priority: 1}
+  - {backend: eastus, deployment: gpt-4o-2024-11-20, priority: 0, weight: 3}
+- name: embeddings
+  backends: [{backend: sweden}]
+"#;
+
+/// What is left of it when everything optional is left out.
+const LEAST: &str = r#"
+identity: {managed_identity: {cluster: imds}}
+subscriptions:
+- id: all
+  keys: ["sha256:4444444444444444444444444444444444444444444444444444444444444444"]
+  models: ["*"]
+backends: [{name: eastus, endpoint: "https://contoso.openai.azure.com"}]
+models: [{name: gpt-4o, backends: [{backend: eastus}]}]
+"#;
+
+fn read(yaml: &str) -> Result<Config, String> {
+    let node: Node = serde_yaml_ng::from_str(yaml).unwrap();
+    Config::from_node(&node).map_err(|problems| problems.to_string())
+}
+
+fn digest(digit: &str) -> Digest {
+    format!("sha256:{}", digit.repeat(64)).parse().unwrap()
+}
+
+#[test]
+fn a_whole_document_reads() {
+    let config = read(WHOLE).unwrap();
+    assert_eq!(
+        config.identity,
+        Identity::Managed {
+            cluster: "azure_identity".into(),
+            selector: IdentitySelector::ClientId("3f0c0000-0000-0000-0000-00000000000a".into()),
+        }
+    );
+    assert_eq!(config.audience, "https://cognitiveservices.azure.us");
+    assert_eq!(config.token_wait, Duration::from_secs(120));
+
+    let backend = |name: &str, endpoint: &str, cluster: &str| {
+        Arc::new(Backend {
+            name: name.into(),
+            endpoint: Endpoint::parse_custom_domain(endpoint).unwrap(),
+            cluster: cluster.into(),
+        })
+    };
+    let spare = backend("spare", "https://contoso-spare.openai.azure.com", "aoai_spare");
+    let eastus =
+        backend("eastus", "https://contoso-eastus.openai.azure.com", "outbound|443||eastus");
+    let sweden = backend("sweden", "https://ai.contoso.example:8443", "aoai_sweden");
+    assert_eq!(config.backends, [spare, eastus.clone(), sweden.clone()]);
+
+    let model = |name: &str, placements| {
+        Arc::new(Model { name: name.into(), placements, turns: Turns::default() })
+    };
+    let placement = |backend: &Arc<Backend>, deployment: &str, priority, weight| Placement {
+        backend: Arc::clone(backend),
+        deployment: deployment.into(),
+        priority,
+        weight,
+    };
+    let gpt =
+        vec![placement(&eastus, "gpt-4o-2024-11-20", 0, 3), placement(&sweden, "gpt-4o", 1, 1)];
+    let embeddings = vec![placement(&sweden, "embeddings", 0, 1)];
+    assert_eq!(
+        config.models,
+        BTreeMap::from([
+            ("gpt-4o".to_owned(), model("gpt-4o", gpt)),
+            ("embeddings".to_owned(), model("embeddings", embeddings)),
+        ])
+    );
+
+    let search = Arc::new(Subscription {
+        id: "search-team".into(),
+        models: ModelScope::Only(vec!["embeddings".into(), "gpt-4o".into()]),
+        operations: OperationScope { inference: false, resources: true },
+        suspended: true,
+        not_before: Some(UNIX_EPOCH + Duration::from_secs(1_767_225_600)),
+        expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_798_761_600)),
+        home: Arc::clone(&eastus),
+    });
+    let platform = Arc::new(Subscription {
+        id: "platform".into(),
+        models: ModelScope::All,
+        operations: OperationScope { inference: true, resources: true },
+        suspended: false,
+        not_before: None,
+        expires_at: None,
+        home: eastus,
+    });
+    assert_eq!(
+        config.subscriptions,
+        BTreeMap::from([
+            (digest("1"), Arc::clone(&search)),
+            (digest("2"), search),
+            (digest("3"), platform),
+        ])
+    );
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let config = read(LEAST).unwrap();
+    assert_eq!(
+        config.identity,
+        Identity::Managed { cluster: "imds".into(), selector: IdentitySelector::SystemAssigned }
+    );
+    assert_eq!(config.audience, "https://cognitiveservices.azure.com");
+    assert_eq!(config.token_wait, Duration::from_secs(5));
+    assert_eq!(config.backends[0].cluster, "aoai_eastus");
+    let placement = &config.models["gpt-4o"].placements[0];
+    assert_eq!((&*placement.deployment, placement.priority, placement.weight), ("gpt-4o", 0, 1));
+    let subscription = &config.subscriptions[&digest("4")];
+    assert_eq!(subscription.operations, OperationScope { inference: true, resources: false });
+    assert!(!subscription.suspended);
+    assert_eq!((subscription.not_before, subscription.expires_at), (None, None));
+}
+
+#[test]
+fn placements_of_a_priority_keep_the_order_of_the_document() {
+    let mut document = String::from(
+        "identity: {managed_identity: {cluster: imds}}\n\
+         subscriptions: [{id: a, keys: ['sha256:1111111111111111111111111111111111111111111111111111111111111111'], models: ['*']}]\n\
+         backends:\n",
+    );
+    for name in ["a", "b", "c", "d"] {
+        writeln!(document, "- {{name: {name}, endpoint: 'https://{name}0.openai.azure.com'}}")
+            .unwrap();
+    }
+    document += "models: [{name: m, backends: [{backend: d, priority: 2}, {backend: c}, {backend: a, priority: 2}, {backend: b}]}]";
+    let config = read(&document).unwrap();
+    let order: Vec<_> = config.models["m"].placements.iter().map(|p| &*p.backend.name).collect();
+    assert_eq!(order, ["c", "b", "d", "a"]);
+}
+
+#[test]
+fn home_is_the_first_backend_of_the_document_within_the_scope() {
+    for (scope, home) in [
+        ("[gpt-4o, embeddings]", "eastus"),
+        ("[embeddings, gpt-4o]", "eastus"),
+        ("[gpt-4o]", "eastus"),
+        ("[embeddings]", "sweden"),
+        (r#"["*"]"#, "eastus"),
+    ] {
+        let config = read(&WHOLE.replace("[gpt-4o, embeddings]", scope)).unwrap();
+        assert_eq!(config.subscriptions[&digest("1")].home.name, home, "{scope}");
+    }
+    // The order of the placements does not matter, only that of the backends.
+    let turned = WHOLE.replace(
+        "[{backend: sweden}]",
+        "[{backend: eastus}, {backend: sweden}, {backend: spare, deployment: e}]",
+    );
+    for (scope, home) in [("[gpt-4o]", "eastus"), ("[embeddings]", "spare")] {
+        let config = read(&turned.replace("[gpt-4o, embeddings]", scope)).unwrap();
+        assert_eq!(config.subscriptions[&digest("1")].home.name, home, "{scope}");
+    }
+    let turned =
+        turned.replace("{backend: sweden}, {backend: spare, deployment: e}", "{backend: sweden}");
+    let config = read(&turned.replace("[gpt-4o, embeddings]", "[embeddings]")).unwrap();
+    assert_eq!(config.subscriptions[&digest("1")].home.name, "eastus");
+}
+
+#[test]
+fn every_form_of_identity_reads() {
+    const GUID: &str = "00000000-0000-0000-0000-00000000000f";
+    const ARM: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/me";
+    for (field, expected) in [
+        (format!("client_id: {GUID}"), IdentitySelector::ClientId(GUID.into())),
+        (format!("object_id: {GUID}"), IdentitySelector::ObjectId(GUID.into())),
+        (format!("resource_id: {ARM}"), IdentitySelector::ResourceId(ARM.into())),
+    ] {
+        let config =
+            read(&LEAST.replace("cluster: imds", &format!("cluster: imds, {field}"))).unwrap();
+        let expected = Identity::Managed { cluster: "imds".into(), selector: expected };
+        assert_eq!(config.identity, expected, "{field}");
+    }
+}
+
+/// What is said of a document that is the whole one with one part of it replaced.
+fn assert_says(rows: &[(&str, &str, &str, &str)]) {
+    for (name, part, instead, expected) in rows {
+        assert_eq!(WHOLE.matches(part).count(), 1, "{name}: {part:?} is not there once");
+        let problems = read(&WHOLE.replace(part, instead)).expect_err(name);
+        assert_eq!(problems, *expected, "{name}");
+    }
+}
+
+#[test]
+fn mistakes_of_form_are_told() {
+    assert_says(&[
+        ("unknown field near another", "audience:", "audiance:", r#"audiance: unknown field; did you mean "audience"?"#),
+        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected identity, audience, token_wait, subscriptions, backends or models"),
+        ("unknown field within", "custom_domain: false", "port: 443", "backends[1].port: unknown field; expected name, endpoint, cluster or custom_domain"),
+        ("unknown field of a placement", "weight: 3", "wieght: 3", r#"models[0].backends[1].wieght: unknown field; did you mean "weight"?"#),
+        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected identity, audience, token_wait, subscriptions, backends or models"),
+        ("merge key", "state: active", "<<: {state: active}", r#"subscriptions[1]["<<"]: unknown field; expected id, keys, models, operations, state, not_before or expires_at"#),
+        ("duplicate field", "state: active", "state: active\n  state: active", "subscriptions[1].state: given twice; keep one"),
+        ("field three times", "token_wait: 2m", "token_wait: 2m\ntoken_wait: 3m\ntoken_wait: 4m", "token_wait: given twice; keep one\ntoken_wait: given twice; keep one"),
+        ("missing field", "- name: spare\n  endpoint", "- endpoint", "backends[0].name: missing; expected 1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends"),
+        ("number for a string", "name: spare", "name: 1", "backends[0].name: found a number; expected a string; put it in quotes"),
+        ("boolean for a string", "name: spare", "name: true", "backends[0].name: found a boolean; expected a string; put it in quotes"),
+        ("nothing for a string", "name: spare", "name:", "backends[0].name: found null; expected a string; give it a value or leave the field out"),
+        ("nothing for a list", "operations: [resources]", "operations:", "subscriptions[0].operations: found null; expected a list; give it a value or leave the field out"),
+        ("string for a list", "models: [gpt-4o, embeddings]", "models: gpt-4o", "subscriptions[0].models: found a string; expected a list"),
+        ("string for an object", "[{backend: sweden}]", "[sweden]", "models[1].backends[0]: found a string; expected an object"),
+        ("string for a boolean", "custom_domain: false", "custom_domain: \"no\"", "backends[1].custom_domain: found a string; expected true or false"),
+        ("empty list", "[{backend: sweden}]", "[]", "models[1].backends: found an empty list; expected at least one backend"),
+        ("no operations", "operations: [resources]", "operations: []", "subscriptions[0].operations: found an empty list; expected at least one operation"),
+        ("no models", "models: [gpt-4o, embeddings]", "models: []", "subscriptions[0].models: found an empty list; expected at least one model"),
+        ("models left out", "  models: [gpt-4o, embeddings]\n", "", "subscriptions[0].models: missing; expected the models that it may ask for, or [\"*\"] for all"),
+    ]);
+}
+
+#[test]
+fn a_document_of_another_kind_is_told() {
+    const MISSING: &str = "identity: missing; expected how the proxy signs in to Azure\n\
+         backends: missing; expected the Azure OpenAI resources\n\
+         models: missing; expected what callers may ask for\n\
+         subscriptions: missing; expected who may call";
+    for (name, yaml, expected) in [
+        ("list", "[]", "document: found a list; expected an object"),
+        ("text", "hello", "document: found a string; expected an object"),
+        (
+            "null",
+            "~",
+            "document: found null; expected an object; give it a value or leave the field out",
+        ),
+        ("empty object", "{}", MISSING),
+    ] {
+        assert_eq!(read(yaml).unwrap_err(), expected, "{name}");
+    }
+    let empty_lists =
+        LEAST.lines().take(2).collect::<String>() + "\nbackends: []\nmodels: []\nsubscriptions: []";
+    assert_eq!(
+        read(&empty_lists).unwrap_err(),
+        "backends: found an empty list; expected at least one backend\n\
+         models: found an empty list; expected at least one model\n\
+         subscriptions: found an empty list; expected at least one subscription"
+    );
+}
+
+#[test]
+fn what_is_not_json_says_where() {
+    for (name, json, expected) in [
+        ("nothing", "", "document: empty; expected the configuration as JSON"),
+        ("white space", " \n", "document: empty; expected the configuration as JSON"),
+        ("YAML", "identity:\n", "line 1, column 1: not JSON: expected value"),
+        ("cut off", "{\"identity\": {", "line 1, column 14: not JSON: EOF while parsing an object"),
+        ("second document", "{}\n{}", "line 2, column 1: not JSON: trailing characters"),
+    ] {
+        let problems = Config::from_json(json.as_bytes()).unwrap_err();
+        assert_eq!(problems.to_string(), expected, "{name}");
+        assert_eq!(problems.count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn mistakes_of_the_identity_are_told() {
+    const CLIENT: &str = "client_id: 3F0C0000-0000-0000-0000-00000000000a";
+    const IDENTITY: &str = "managed_identity:\n    cluster: azure_identity\n    client_id: 3F0C0000-0000-0000-0000-00000000000a";
+    const GUID: &str =
+        "that is not a GUID; expected one such as 00000000-0000-0000-0000-000000000000";
+    assert_says(&[
+        ("no kind", IDENTITY, "{}", "identity: found 0 kinds of identity; expected exactly one: managed_identity"),
+        ("unknown kind", IDENTITY, "workload_identity: {cluster: entra}", "identity.workload_identity: unknown kind of identity; expected managed_identity"),
+        ("secret kind", IDENTITY, "client_secret: 5ecre7", "identity.client_secret: unknown kind of identity; expected managed_identity"),
+        ("mistyped kind", "managed_identity:", "managed_idenity:", r#"identity.managed_idenity: unknown kind of identity; did you mean "managed_identity"?"#),
+        ("two kinds", "  managed_identity:", "  app_service: {}\n  managed_identity:", "identity: found 2 kinds of identity; expected exactly one: managed_identity\nidentity.app_service: unknown kind of identity; expected managed_identity"),
+        ("one kind twice", "  managed_identity:", "  managed_identity: {cluster: a}\n  managed_identity:", "identity: found 2 kinds of identity; expected exactly one: managed_identity"),
+        ("no object", IDENTITY, "managed_identity", "identity: found a string; expected an object"),
+        ("no cluster", "    cluster: azure_identity\n", "", "identity.managed_identity.cluster: missing; expected the Envoy cluster of the endpoint"),
+        ("empty cluster", "cluster: azure_identity", "cluster: ''", "identity.managed_identity.cluster: found \"\"; expected the name of an Envoy cluster, without spaces"),
+        ("two selectors", CLIENT, "client_id: 3f0c0000-0000-0000-0000-00000000000a\n    resource_id: /subscriptions/x", "identity.managed_identity: found client_id and resource_id; expected at most one of them, to name one identity"),
+        ("client id of another form", CLIENT, "client_id: \"{3f0c0000-0000-0000-0000-00000000000a}\"", &format!("identity.managed_identity.client_id: found a string of 38 characters {GUID}")),
+        (
+            "client id and more",
+            CLIENT,
+            "client_id: 3f0c0000-0000-0000-0000-00000000000a0",
+            &format!("identity.managed_identity.client_id: found a string of 37 characters {GUID}"),
+        ),
+        (
+            "short client id",
+            CLIENT,
+            "client_id: 3f0c0000-0000-0000-0000-00000000000",
+            &format!("identity.managed_identity.client_id: found a string of 35 characters {GUID}"),
+        ),
+        ("client id with another letter", CLIENT, "client_id: 3f0c0000-0000-0000-0000-00000000000g", &format!("identity.managed_identity.client_id: found a string of 36 characters {GUID}")),
+        ("object id without hyphens", CLIENT, "object_id: 3f0c0000000000000000000000000000000a", &format!("identity.managed_identity.object_id: found a string of 36 characters {GUID}")),
+        ("resource id", CLIENT, "resource_id: resourceGroups/x", r#"identity.managed_identity.resource_id: found "resourceGroups/x"; expected an ARM resource id such as /subscriptions/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"#),
+    ]);
+}
+
+#[test]
+fn mistakes_of_audience_and_wait_are_told() {
+    const AUDIENCE: &str = "audience: https://cognitiveservices.azure.us";
+    const UNIT: &str = "expected one whole number and its unit, such as 500ms, 5s or 2m";
+    const URL: &str = "expected an https URL such as https://cognitiveservices.azure.com";
+    assert_says(&[
+        ("scope", AUDIENCE, "audience: https://ai.azure.com/.default", r#"audience: "https://ai.azure.com/.default" is a scope; expected the audience, "https://ai.azure.com": the filter adds /.default where an endpoint wants it"#),
+        ("slash at the end", AUDIENCE, "audience: https://ai.azure.com/", r#"audience: "https://ai.azure.com/" ends with a slash, which Azure takes for another audience; expected "https://ai.azure.com""#),
+        ("http", AUDIENCE, "audience: http://ai.azure.com", &format!(r#"audience: found "http://ai.azure.com"; {URL}"#)),
+        ("no host", AUDIENCE, "audience: https://", &format!(r#"audience: found "https://"; {URL}"#)),
+        ("empty host", AUDIENCE, "audience: https:///x", &format!(r#"audience: found "https:///x"; {URL}"#)),
+        ("space", AUDIENCE, "audience: 'https://ai.azure.com '", &format!(r#"audience: found "https://ai.azure.com "; {URL}"#)),
+        ("query", AUDIENCE, "audience: https://ai.azure.com?x", &format!(r#"audience: found "https://ai.azure.com?x"; {URL}"#)),
+        ("no unit", "token_wait: 2m", "token_wait: 5", "token_wait: found a number without a unit; expected a duration such as 500ms, 5s or 2m"),
+        ("two units", "token_wait: 2m", "token_wait: 1m30s", &format!(r#"token_wait: found "1m30s"; {UNIT}"#)),
+        ("another unit", "token_wait: 2m", "token_wait: 1h", &format!(r#"token_wait: found "1h"; {UNIT}"#)),
+        ("too long", "token_wait: 2m", "token_wait: 300001ms", r#"token_wait: found "300001ms"; expected at most 300s"#),
+        ("not a string", "token_wait: 2m", "token_wait: [5s]", "token_wait: found a list; expected a string"),
+    ]);
+    for wait in ["0s", "300000ms", "5m"] {
+        assert!(
+            read(&WHOLE.replace("token_wait: 2m", &format!("token_wait: {wait}"))).is_ok(),
+            "{wait}"
+        );
+    }
+}
+
+#[test]
+fn mistakes_of_backends_are_told() {
+    const NAME: &str = "expected 1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends";
+    const CLUSTER: &str = "expected the name of an Envoy cluster, without spaces";
+    let long = format!("name: {}", "x".repeat(64));
+    let long_says = format!("backends[0].name: found \"{}\"; {NAME}", "x".repeat(64));
+    assert_says(&[
+        ("upper case", "name: spare", "name: Spare", &format!(r#"backends[0].name: found "Spare"; {NAME}"#)),
+        ("dot", "name: spare", "name: a.b", &format!(r#"backends[0].name: found "a.b"; {NAME}"#)),
+        ("separator of pools", "name: spare", "name: a>b", &format!(r#"backends[0].name: found "a>b"; {NAME}"#)),
+        ("slash", "name: spare", "name: a/b", &format!(r#"backends[0].name: found "a/b"; {NAME}"#)),
+        ("hyphen at the end", "name: spare", "name: a-", &format!(r#"backends[0].name: found "a-"; {NAME}"#)),
+        ("empty", "name: spare", "name: ''", &format!(r#"backends[0].name: found ""; {NAME}"#)),
+        ("too long", "name: spare", &long, &long_says),
+        ("same name", "name: spare", "name: sweden", "backends[2].name: \"sweden\" is taken by backends[0].name; names are unique\nbackends[2].cluster: \"aoai_sweden\" is also the cluster of backends[0]; expected one of its own, because a cluster reaches one resource"),
+        ("same cluster", "cluster: outbound|443||eastus", "cluster: aoai_spare", "backends[1].cluster: \"aoai_spare\" is also the cluster of backends[0]; expected one of its own, because a cluster reaches one resource"),
+        ("cluster with a space", "cluster: outbound|443||eastus", "cluster: aoai eastus", &format!(r#"backends[1].cluster: found "aoai eastus"; {CLUSTER}"#)),
+        ("cluster with a new line", "cluster: outbound|443||eastus", r#"cluster: "a\r\nx: y""#, &format!(r#"backends[1].cluster: found "a\r\nx: y"; {CLUSTER}"#)),
+        ("no endpoint", "  endpoint: https://contoso-spare.openai.azure.com\n", "", "backends[0].endpoint: missing; expected the resource's URL, https://NAME.openai.azure.com"),
+        ("http", "https://contoso-spare", "http://contoso-spare", r#"backends[0].endpoint: "http" is not the scheme of "contoso-spare.openai.azure.com"; expected https, because tokens travel over TLS only"#),
+        ("own domain", "custom_domain: true", "custom_domain: false", r#"backends[2].endpoint: "ai.contoso.example" is not a custom subdomain of Azure OpenAI; expected one such as https://NAME.openai.azure.com, or custom_domain: true on this backend if it is a name of yours for such a resource"#),
+        ("regional in spite of custom_domain", "https://ai.contoso.example:8443", "https://westeurope.api.cognitive.microsoft.com", r#"backends[2].endpoint: "westeurope.api.cognitive.microsoft.com" is a regional endpoint; it knows API keys only, and would answer the proxy's Entra ID token with 400 "Resource Id is badly formed: NA"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME"#),
+    ]);
+}
+
+#[test]
+fn mistakes_of_models_are_told() {
+    const NAME: &str = "expected 1 to 128 of A-Z, a-z, 0-9 and ._:/@+-, and no empty, . or .. part between slashes";
+    const DEPLOYMENT: &str = "expected 1 to 64 of A-Z, a-z, 0-9 and ._-, but not . or ..";
+    const PLACEMENT: &str =
+        "{backend: eastus, deployment: gpt-4o-2024-11-20, priority: 0, weight: 3}";
+    let name_row = |name: &str| {
+        let instead = format!("- name: 'e'\n  backends: [{{backend: eastus}}]\n- name: \"{name}\"\n  backends: [{{backend: sweden, deployment: e}}]");
+        (instead, format!("models[2].name: found \"{name}\"; {NAME}\nsubscriptions[0].models[1]: \"embeddings\" is not one of the document's models; "))
+    };
+    for name in [
+        "",
+        ".",
+        "..",
+        "/a",
+        "a/",
+        "a//b",
+        "a/../b",
+        "a b",
+        "a*",
+        "é",
+        "a%2f",
+        "a?b",
+        &"x".repeat(129),
+    ] {
+        let (instead, says) = name_row(name);
+        let part = "- name: embeddings\n  backends: [{backend: sweden}]";
+        let problems = read(&WHOLE.replace(part, &instead)).unwrap_err();
+        let shown =
+            if name.len() > 80 { says.replace(name, &("x".repeat(80) + "…")) } else { says };
+        assert!(problems.starts_with(&shown), "{name}: {problems}");
+    }
+    for name in ["a", "...", "meta-llama/Llama-3.1:8b@v1+x", &"x".repeat(128)] {
+        let document = LEAST.replace(
+            "name: gpt-4o, backends: [{",
+            &format!("name: '{name}', backends: [{{deployment: d, "),
+        );
+        assert!(read(&document).unwrap().models.contains_key(name), "{name}");
+    }
+    assert_says(&[
+        ("same name", "- name: embeddings\n", "- name: embeddings\n  backends: [{backend: sweden}]\n- name: gpt-4o\n", "models[2].name: \"gpt-4o\" is taken by models[0].name; names are unique"),
+        ("unknown backend", "[{backend: sweden}]", "[{backend: swedne}]", r#"models[1].backends[0].backend: "swedne" is not one of the document's backends; did you mean "sweden"?"#),
+        ("quite unknown backend", "[{backend: sweden}]", "[{backend: japan}]", r#"models[1].backends[0].backend: "japan" is not one of the document's backends; expected eastus, spare or sweden"#),
+        ("backend left out", "[{backend: sweden}]", "[{deployment: x}]", "models[1].backends[0].backend: missing; expected a name of backends"),
+        ("same backend", "[{backend: sweden}]", "[{backend: sweden}, {backend: sweden, deployment: other}]", "models[1].backends[1]: the same backend as backends[0] of this model; expected each at most once"),
+        ("backends left out", "  backends: [{backend: sweden}]", "", "models[1].backends: missing; expected the backends that serve it"),
+        ("empty deployment", PLACEMENT, "{backend: eastus, deployment: ''}", &format!(r#"models[0].backends[1].deployment: found ""; {DEPLOYMENT}"#)),
+        ("deployment with a slash", PLACEMENT, "{backend: eastus, deployment: a/b}", &format!(r#"models[0].backends[1].deployment: found "a/b"; {DEPLOYMENT}"#)),
+        ("deployment that is a step up", PLACEMENT, "{backend: eastus, deployment: ..}", &format!(r#"models[0].backends[1].deployment: found ".."; {DEPLOYMENT}"#)),
+        ("long deployment", PLACEMENT, "{backend: eastus, deployment: ddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd}", &format!(r#"models[0].backends[1].deployment: found "ddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"; {DEPLOYMENT}"#)),
+        ("deployment by the model's name", "- name: embeddings\n", "- name: embeddings\n  backends: [{backend: sweden}]\n- name: a/b\n", &format!(r#"models[2].backends[0].deployment: missing, and the model's name "a/b" cannot be a deployment's; {DEPLOYMENT}"#)),
+        ("negative priority", PLACEMENT, "{backend: eastus, priority: -1}", "models[0].backends[1].priority: found -1; expected a whole number from 0 to 127"),
+        ("large priority", PLACEMENT, "{backend: eastus, priority: 128}", "models[0].backends[1].priority: found 128; expected a whole number from 0 to 127"),
+        ("priority with a fraction", PLACEMENT, "{backend: eastus, priority: 1.5}", "models[0].backends[1].priority: found 1.5; expected a whole number from 0 to 127"),
+        ("no weight", PLACEMENT, "{backend: eastus, weight: 0}", "models[0].backends[1].weight: found 0; expected a whole number from 1 to 1000"),
+        ("large weight", PLACEMENT, "{backend: eastus, weight: 5000000000}", "models[0].backends[1].weight: found 5000000000; expected a whole number from 1 to 1000"),
+        ("weight in quotes", PLACEMENT, "{backend: eastus, weight: '3'}", "models[0].backends[1].weight: found a string; expected a whole number from 1 to 1000"),
+    ]);
+    for placement in ["priority: 127, weight: 1000", "priority: 0.0, weight: 1.0"] {
+        let instead = format!("{{backend: eastus, {placement}}}");
+        assert!(read(&WHOLE.replace(PLACEMENT, &instead)).is_ok(), "{placement}");
+    }
+}
+
+#[test]
+fn mistakes_of_subscriptions_are_told() {
+    const ID: &str = "expected 1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit";
+    const TIME: &str = "expected an RFC 3339 time in UTC, with its Z, such as 2026-01-01T00:00:00Z";
+    assert_says(&[
+        ("empty id", "id: platform", "id: ''", &format!(r#"subscriptions[1].id: found ""; {ID}"#)),
+        ("id with a dot", "id: platform", "id: a.b", &format!(r#"subscriptions[1].id: found "a.b"; {ID}"#)),
+        ("id that starts with a hyphen", "id: platform", "id: -a", &format!(r#"subscriptions[1].id: found "-a"; {ID}"#)),
+        ("long id", "id: platform", "id: iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii", &format!(r#"subscriptions[1].id: found "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii"; {ID}"#)),
+        ("same id", "id: platform", "id: search-team", "subscriptions[1].id: \"search-team\" is taken by subscriptions[0].id; names are unique"),
+        ("unknown model", "[gpt-4o, embeddings]", "[gpt4o]", r#"subscriptions[0].models[0]: "gpt4o" is not one of the document's models; did you mean "gpt-4o"?"#),
+        ("quite unknown model", "[gpt-4o, embeddings]", "[gpt-4o, whisper]", r#"subscriptions[0].models[1]: "whisper" is not one of the document's models; expected embeddings or gpt-4o"#),
+        ("model twice", "[gpt-4o, embeddings]", "[gpt-4o, embeddings, gpt-4o]", "subscriptions[0].models[2]: same as [0] of this list; expected each once"),
+        ("star beside a model", "[gpt-4o, embeddings]", "['*', gpt-4o]", "subscriptions[0].models: found \"*\" beside names; expected [\"*\"] alone, which is every model"),
+        ("star twice", "[gpt-4o, embeddings]", "['*', '*']", "subscriptions[0].models[1]: same as [0] of this list; expected each once"),
+        ("number as a model", "[gpt-4o, embeddings]", "[4]", "subscriptions[0].models[0]: found a number; expected a string; put it in quotes"),
+        ("unknown operation", "operations: [resources]", "operations: [resource]", r#"subscriptions[0].operations[0]: "resource" is not a kind of operation; did you mean "resources"?"#),
+        ("quite unknown operation", "operations: [resources]", "operations: [chat]", r#"subscriptions[0].operations[0]: "chat" is not a kind of operation; expected inference or resources"#),
+        ("operation twice", "operations: [resources]", "operations: [resources, resources]", "subscriptions[0].operations[1]: same as [0] of this list; expected each once"),
+        ("star beside an operation", "operations: [resources]", "operations: [inference, '*']", "subscriptions[0].operations: found \"*\" beside names; expected [\"*\"] alone, which is every operation"),
+        ("unknown state", "state: active", "state: disabled", r#"subscriptions[1].state: found "disabled"; expected active or suspended"#),
+        ("date alone", "not_before: 2026-01-01T00:00:00Z", "not_before: 2026-01-01", &format!(r#"subscriptions[0].not_before: found "2026-01-01"; {TIME}"#)),
+        ("offset", "not_before: 2026-01-01T00:00:00Z", "not_before: 2026-01-01T00:00:00+01:00", &format!(r#"subscriptions[0].not_before: found "2026-01-01T00:00:00+01:00"; {TIME}"#)),
+        ("no zone", "not_before: 2026-01-01T00:00:00Z", "not_before: 2026-01-01T00:00:00", &format!(r#"subscriptions[0].not_before: found "2026-01-01T00:00:00"; {TIME}"#)),
+        ("space for T", "not_before: 2026-01-01T00:00:00Z", "not_before: 2026-01-01 00:00:00Z", &format!(r#"subscriptions[0].not_before: found "2026-01-01 00:00:00Z"; {TIME}"#)),
+        ("no day", "not_before: 2026-01-01T00:00:00Z", "not_before: 2026-02-30T00:00:00Z", &format!(r#"subscriptions[0].not_before: found "2026-02-30T00:00:00Z"; {TIME}"#)),
+        ("seconds", "expires_at: 2027-01-01T00:00:00Z", "expires_at: 1798761600", "subscriptions[0].expires_at: found a number; expected a string; put it in quotes"),
+        ("ends before it begins", "expires_at: 2027-01-01T00:00:00Z", "expires_at: 2025-01-01T00:00:00Z", "subscriptions[0].expires_at: not after not_before; expected a later time, or it is never valid"),
+        ("ends as it begins", "expires_at: 2027-01-01T00:00:00Z", "expires_at: 2026-01-01T00:00:00Z", "subscriptions[0].expires_at: not after not_before; expected a later time, or it is never valid"),
+    ]);
+}
+
+#[test]
+fn mistakes_of_keys_are_told_without_them() {
+    const SECOND: &str =
+        "- sha256:2222222222222222222222222222222222222222222222222222222222222222";
+    const KEY: &str = "if it is the key itself, put its digest here, made with: aoai key digest";
+    const PRINTS: &str = "expected what this prints: aoai key digest";
+    const LIST: &str =
+        "keys: [\"sha256:3333333333333333333333333333333333333333333333333333333333333333\"]";
+    let rows = [
+        ("the key itself", SECOND, "- aoai_5ecre7", format!("subscriptions[0].keys[1]: found a string of 11 characters that is not a digest: it has no sha256: in front; {KEY}")),
+        ("one character", SECOND, "- k", format!("subscriptions[0].keys[1]: found a string of 1 character that is not a digest: it has no sha256: in front; {KEY}")),
+        ("empty", SECOND, "- ''", format!("subscriptions[0].keys[1]: found an empty string that is not a digest: it has no sha256: in front; {KEY}")),
+        ("key behind the prefix", SECOND, "- sha256:5ecre7", format!("subscriptions[0].keys[1]: found a string of 13 characters that is not a digest: it has something else than hex digits after sha256:; {PRINTS}")),
+        ("short", SECOND, "- sha256:22", format!("subscriptions[0].keys[1]: found a string of 9 characters that is not a digest: it has 2 hex digits after sha256:, not 64; {PRINTS}")),
+        ("of an empty key", SECOND, "- sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "subscriptions[0].keys[1]: it is the digest of an empty key; expected the digest of a key".into()),
+        ("a number", SECOND, "- 5374123", "subscriptions[0].keys[1]: found a number; expected a digest, sha256: and 64 hex digits".into()),
+        ("an object", SECOND, "- {5ecre7: 5ecre7}", "subscriptions[0].keys[1]: found an object; expected a digest, sha256: and 64 hex digits".into()),
+        ("no list", LIST, "keys: 5ecre7", "subscriptions[1].keys: found a string; expected a list".into()),
+        ("a number for the list", LIST, "keys: 5374123", "subscriptions[1].keys: found a number; expected a list".into()),
+        ("an object for the list", LIST, "keys: {5ecre7: 5ecre7}", "subscriptions[1].keys: found an object; expected a list".into()),
+        ("none", LIST, "keys: []", "subscriptions[1].keys: found an empty list; expected at least one key".into()),
+        ("left out", LIST, "", "subscriptions[1].keys: missing; expected one or two digests of keys, made with: aoai key digest".into()),
+        ("three", SECOND, "- sha256:2222222222222222222222222222222222222222222222222222222222222222\n  - sha256:5555555555555555555555555555555555555555555555555555555555555555", "subscriptions[0].keys: found 3 keys; expected one or two, the primary and the secondary".into()),
+        ("twice within", SECOND, "- sha256:1111111111111111111111111111111111111111111111111111111111111111", "subscriptions[0].keys[1]: same as subscriptions[0].keys[0]; expected a key of its own".into()),
+        ("twice across", LIST, "keys: ['sha256:2222222222222222222222222222222222222222222222222222222222222222']", "subscriptions[1].keys[0]: same as subscriptions[0].keys[1]; expected a key of its own".into()),
+    ];
+    for (name, part, instead, expected) in &rows {
+        assert!(!expected.contains("5ecre7") && !expected.contains("5374123"), "{name}");
+        assert_says(&[(name, part, instead, expected)]);
+    }
+}
+
+#[test]
+fn upper_case_digits_are_the_same_digest() {
+    let upper = format!("sha256:{}", "A".repeat(64));
+    let lower = upper.replace('A', "a");
+    let document = WHOLE
+        .replace(&format!("sha256:{}", "1".repeat(64)), &upper)
+        .replace(&format!("sha256:{}", "3".repeat(64)), &lower);
+    assert_eq!(
+        read(&document).unwrap_err(),
+        "subscriptions[1].keys[0]: same as subscriptions[0].keys[0]; expected a key of its own"
+    );
+}
+
+#[test]
+fn every_problem_comes_at_once() {
+    let document = WHOLE
+        .replace("cluster: azure_identity", "clutser: azure_identity")
+        .replace("token_wait: 2m", "token_wait: soon")
+        .replace("name: sweden", "name: Sweden")
+        .replace("priority: 1}", "priority: high}")
+        .replace("state: suspended", "state: off");
+    assert_eq!(
+        read(&document).unwrap_err(),
+        "identity.managed_identity.clutser: unknown field; did you mean \"cluster\"?\n\
+         identity.managed_identity.cluster: missing; expected the Envoy cluster of the endpoint\n\
+         token_wait: found \"soon\"; expected one whole number and its unit, such as 500ms, 5s or 2m\n\
+         backends[2].name: found \"Sweden\"; expected 1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends\n\
+         models[0].backends[0].backend: \"sweden\" is not one of the document's backends; did you mean \"Sweden\"?\n\
+         models[0].backends[0].priority: found a string; expected a whole number from 0 to 127\n\
+         models[1].backends[0].backend: \"sweden\" is not one of the document's backends; did you mean \"Sweden\"?\n\
+         subscriptions[0].state: found \"off\"; expected active or suspended"
+    );
+}
+
+#[test]
+fn a_list_that_is_not_there_is_one_problem() {
+    let (document, backends) = LEAST.split_once("backends:").unwrap();
+    let (_, models) = backends.split_once("\nmodels:").unwrap();
+    assert_eq!(
+        read(&format!("{document}models:{models}")).unwrap_err(),
+        "backends: missing; expected the Azure OpenAI resources"
+    );
+    let one = LEAST.replace("models: [\"*\"]", "models: [gpt-4o]");
+    assert_eq!(
+        read(one.split_once("\nmodels:").unwrap().0).unwrap_err(),
+        "models: missing; expected what callers may ask for"
+    );
+}
+
+#[test]
+fn a_wrong_item_is_still_known_by_its_name() {
+    let document = WHOLE
+        .replace("https://contoso-eastus.openai.azure.com", "https://contoso-eastus")
+        .replace("[{backend: sweden}]", "[]");
+    assert_eq!(
+        read(&document).unwrap_err(),
+        "backends[1].endpoint: \"contoso-eastus\" is not a custom subdomain of Azure OpenAI; expected one such as https://NAME.openai.azure.com, or custom_domain: true on this backend if it is a name of yours for such a resource\n\
+         models[1].backends: found an empty list; expected at least one backend"
+    );
+}
+
+/// A document of many subscriptions, and what goes wrong with each.
+fn many(count: usize, model: &str) -> String {
+    let mut document = String::from("{\"subscriptions\": [");
+    for index in 0..count {
+        let comma = if index == 0 { "" } else { "," };
+        let key = Digest::of(&index.to_le_bytes());
+        write!(
+            document,
+            r#"{comma}{{"id": "s{index}", "keys": ["{key}"], "models": ["{model}"]}}"#
+        )
+        .unwrap();
+    }
+    document += r#"], "identity": {"managed_identity": {"cluster": "imds"}},
+        "backends": [{"name": "a", "endpoint": "https://a0.openai.azure.com"}], "models": ["#;
+    for index in 0..1000 {
+        write!(document, r#"{{"name": "gpt-{index}", "backends": [{{"backend": "a"}}]}},"#)
+            .unwrap();
+    }
+    document + r#"{"name": "gpt", "backends": [{"backend": "a"}]}]}"#
+}
+
+/// What compared all with all would take minutes here.
+#[test]
+fn ten_thousand_subscriptions_are_read_and_so_are_their_problems() {
+    let (right, wrong) = (many(10_000, "gpt"), many(10_000, "gpt-x-x"));
+    assert_eq!(Config::from_json(right.as_bytes()).unwrap().subscriptions.len(), 10_000);
+    assert_eq!(Config::from_json(wrong.as_bytes()).unwrap_err().count(), 10_000);
+}
+
+/// The document as Envoy hands it over from a `google.protobuf.Struct`: all numbers are doubles.
+fn with_doubles(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Number(number) => *value = number.as_f64().into(),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(with_doubles),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(with_doubles),
+        _ => {}
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
+        prop_assert!(Config::from_json(&bytes).is_err());
+    }
+
+    /// Cuts, swaps and repeats pieces of a right document, to get past its syntax.
+    #[test]
+    fn no_broken_document_panics(from in 0..WHOLE.len(), length in 0_usize..80, to in 0..WHOLE.len()) {
+        let piece = WHOLE.get(from..from + length).unwrap_or_default();
+        let mut document = WHOLE.to_owned();
+        document.insert_str(to, piece);
+        for document in [document, WHOLE.replacen(piece, "", 1)] {
+            if let Ok(node) = serde_yaml_ng::from_str::<Node>(&document) {
+                if let Err(problems) = Config::from_node(&node) {
+                    let lines = problems.to_string().lines().count();
+                    prop_assert_eq!(lines, problems.count());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_the_same_in_every_form(
+        priorities in proptest::collection::vec((0_u32..=127, 1_u32..=1000), 1..6),
+        wait in 0_u32..=300,
+        suspended in any::<bool>(),
+    ) {
+        let backends: Vec<_> = (0..priorities.len()).map(|n| serde_json::json!({
+            "name": format!("b{n}"), "endpoint": format!("https://contoso-{n}.openai.azure.com"),
+        })).collect();
+        let placements: Vec<_> = priorities.iter().enumerate().map(|(n, (priority, weight))| {
+            serde_json::json!({"backend": format!("b{n}"), "priority": priority, "weight": weight})
+        }).collect();
+        let mut document = serde_json::json!({
+            "identity": {"managed_identity": {"cluster": "imds"}},
+            "token_wait": format!("{wait}s"),
+            "subscriptions": [{
+                "id": "a", "keys": [Digest::of(b"key").to_string()], "models": ["m"],
+                "state": if suspended { "suspended" } else { "active" },
+            }],
+            "backends": backends,
+            "models": [{"name": "m", "backends": placements}],
+        });
+        let json = document.to_string();
+        let config = Config::from_json(json.as_bytes()).unwrap();
+        let found: Vec<_> = config.models["m"].placements.iter().map(|p| (p.priority, p.weight)).collect();
+        let mut sorted = priorities.clone();
+        sorted.sort_by_key(|(priority, _)| *priority);
+        prop_assert_eq!(found, sorted);
+        prop_assert_eq!(config.token_wait, Duration::from_secs(wait.into()));
+        prop_assert_eq!(config.subscriptions[&Digest::of(b"key")].suspended, suspended);
+
+        let yaml = serde_yaml_ng::to_string(&document).unwrap();
+        prop_assert_eq!(&read(&yaml).unwrap(), &config);
+        prop_assert_eq!(&read(&json).unwrap(), &config);
+        with_doubles(&mut document);
+        prop_assert!(document.to_string().contains(".0"));
+        prop_assert_eq!(&Config::from_json(document.to_string().as_bytes()).unwrap(), &config);
+    }
+}
