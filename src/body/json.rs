@@ -1,0 +1,217 @@
+//! The top-level `model` of a JSON document, found while the document arrives.
+//!
+//! The top level is read strictly (RFC 8259); what is nested is skipped, with an eye only on strings
+//! and brackets and on bytes that JSON does not have outside strings. So no comment, quote or second
+//! document can hide from this reader what a generous parser would see.
+
+use super::{is_model, BodyError, ModelField, LONGEST_VALUE};
+
+/// The longest spelling of a key that could be `model`: every letter as `\uXXXX`, and the quotes.
+const LONGEST_KEY: usize = "model".len() * "\\u0000".len() + 2;
+
+/// Reads a JSON object in pieces.
+#[derive(Debug, Default)]
+pub struct JsonReader {
+    state: State,
+    /// How many bytes came before the current piece.
+    offset: usize,
+    model: Option<ModelField>,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// Before the object.
+    #[default]
+    Start,
+    /// Behind `{`: a key or the end.
+    FirstKey,
+    /// Behind a comma: a key.
+    Key,
+    /// In a key.
+    InKey(Text),
+    /// Behind a key, whether it is the model's.
+    Colon { model: bool },
+    /// Behind a colon.
+    Value { model: bool },
+    /// In the model's value, which began at this offset.
+    InModel { text: Text, start: usize },
+    /// In another top-level string.
+    InString { escaped: bool },
+    /// In a number, `true`, `false` or `null`.
+    InScalar,
+    /// In a nested value.
+    Nested { depth: usize, string: Option<Escaped> },
+    /// Behind a value: a comma or the end.
+    Comma,
+    /// Behind the object.
+    End,
+}
+
+type Escaped = bool;
+
+/// A string as it is written, with its quotes, up to a limit.
+#[derive(Debug, Default)]
+struct Text {
+    raw: Vec<u8>,
+    too_long: bool,
+    escaped: bool,
+}
+
+impl JsonReader {
+    pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), BodyError> {
+        let mut rest = piece;
+        while let Some((&byte, behind)) = rest.split_first() {
+            // What is not looked at byte by byte: the inside of strings.
+            if let State::InString { escaped: false } | State::Nested { string: Some(false), .. } =
+                self.state
+            {
+                let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+                match plain {
+                    None => break,
+                    Some(0) => {}
+                    Some(length) => {
+                        rest = rest.get(length..).unwrap_or_default();
+                        continue;
+                    }
+                }
+            }
+            let position = self.offset + (piece.len() - rest.len());
+            self.step(byte, position)?;
+            rest = behind;
+        }
+        self.offset += piece.len();
+        Ok(())
+    }
+
+    pub(super) fn finish(&self) -> Result<(), BodyError> {
+        match self.state {
+            State::End => Ok(()),
+            _ => Err(BodyError::Incomplete),
+        }
+    }
+
+    pub(super) fn model(&self) -> Option<&ModelField> {
+        self.model.as_ref()
+    }
+
+    fn step(&mut self, byte: u8, position: usize) -> Result<(), BodyError> {
+        let state = std::mem::take(&mut self.state);
+        self.state = match (state, byte) {
+            (
+                state @ (State::Start
+                | State::FirstKey
+                | State::Key
+                | State::Colon { .. }
+                | State::Value { .. }
+                | State::Comma
+                | State::End),
+                b' ' | b'\t' | b'\r' | b'\n',
+            ) => state,
+            (State::Start, b'{') => State::FirstKey,
+            (State::FirstKey | State::Comma, b'}') => State::End,
+            (State::FirstKey | State::Key, b'"') => State::InKey(Text::opened()),
+            (State::InKey(mut text), byte) => match text.add(byte, LONGEST_KEY)? {
+                Ended::NotYet => State::InKey(text),
+                Ended::Here => State::Colon { model: text.is_model()? },
+            },
+            (State::Colon { model }, b':') => State::Value { model },
+            (State::Value { model: true }, _) if self.model.is_some() => {
+                return Err(BodyError::TwoModels)
+            }
+            (State::Value { model: true }, b'"') => {
+                State::InModel { text: Text::opened(), start: position }
+            }
+            (State::Value { model: true }, _) => return Err(BodyError::NotAString),
+            (State::Value { .. }, b'"') => State::InString { escaped: false },
+            (State::Value { .. }, b'{' | b'[') => State::Nested { depth: 1, string: None },
+            (State::Value { .. } | State::InScalar, byte) if is_scalar(byte) => State::InScalar,
+            (State::InModel { mut text, start }, byte) => match text.add(byte, LONGEST_VALUE)? {
+                Ended::NotYet => State::InModel { text, start },
+                Ended::Here => {
+                    let name = text.decode().ok_or(BodyError::NotAString)?;
+                    self.model = Some(ModelField { name, at: start..position + 1 });
+                    State::Comma
+                }
+            },
+            (State::InString { escaped }, byte) => match in_string(byte, escaped)? {
+                Some(escaped) => State::InString { escaped },
+                None => State::Comma,
+            },
+            (State::InScalar, b' ' | b'\t' | b'\r' | b'\n') => State::Comma,
+            (State::InScalar | State::Comma, b',') => State::Key,
+            (State::InScalar, b'}') => State::End,
+            (State::Nested { depth, string: Some(escaped) }, byte) => {
+                State::Nested { depth, string: in_string(byte, escaped)? }
+            }
+            (State::Nested { depth, string: None }, byte) => match byte {
+                b'"' => State::Nested { depth, string: Some(false) },
+                b'{' | b'[' => State::Nested { depth: depth + 1, string: None },
+                b'}' | b']' if depth == 1 => State::Comma,
+                b'}' | b']' => State::Nested { depth: depth - 1, string: None },
+                b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' => State::Nested { depth, string: None },
+                byte if is_scalar(byte) => State::Nested { depth, string: None },
+                _ => return Err(BodyError::Unreadable),
+            },
+            _ => return Err(BodyError::Unreadable),
+        };
+        Ok(())
+    }
+}
+
+/// What numbers and literals are made of.
+fn is_scalar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
+}
+
+/// Where a string goes on: behind an escape or not, or `None` where it has ended.
+fn in_string(byte: u8, escaped: Escaped) -> Result<Option<Escaped>, BodyError> {
+    match (byte, escaped) {
+        (0..=0x1f, _) => Err(BodyError::Unreadable),
+        (_, true) => Ok(Some(false)),
+        (b'\\', false) => Ok(Some(true)),
+        (b'"', false) => Ok(None),
+        _ => Ok(Some(false)),
+    }
+}
+
+enum Ended {
+    NotYet,
+    Here,
+}
+
+impl Text {
+    fn opened() -> Self {
+        Self { raw: vec![b'"'], ..Self::default() }
+    }
+
+    fn add(&mut self, byte: u8, limit: usize) -> Result<Ended, BodyError> {
+        if self.raw.len() < limit {
+            self.raw.push(byte);
+        } else {
+            self.too_long = true;
+        }
+        Ok(match in_string(byte, self.escaped)? {
+            Some(escaped) => {
+                self.escaped = escaped;
+                Ended::NotYet
+            }
+            None => Ended::Here,
+        })
+    }
+
+    /// The text, unless it is too long or no valid JSON string.
+    fn decode(&self) -> Option<String> {
+        if self.too_long {
+            return None;
+        }
+        serde_json::from_slice(&self.raw).ok()
+    }
+
+    fn is_model(&self) -> Result<bool, BodyError> {
+        if self.too_long {
+            return Ok(false);
+        }
+        let name = self.decode().ok_or(BodyError::Unreadable)?;
+        is_model(&name)
+    }
+}
