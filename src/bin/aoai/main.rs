@@ -1,0 +1,68 @@
+//! `aoai`: checks configurations of the filter, and makes the keys that they hold the digests of.
+
+mod check;
+mod key;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tools for aoai-filter: one key and one address in front of Azure OpenAI, inside Envoy.
+#[derive(Parser)]
+#[command(name = "aoai", version, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  aoai check gateway.yaml
+  aoai key new
+  printf %s \"$KEY\" | aoai key digest")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a configuration, and say all that is wrong with it.
+    ///
+    /// Each problem is a line on standard output: its path in the document, what was found there,
+    /// and what would be right. Exit status: 0 when there is none, 1 when there are problems, 2
+    /// when the file cannot be read.
+    #[command(after_help = "Examples:
+  aoai check gateway.yaml
+  helm template . | yq '.data.\"gateway.yaml\"' | aoai check -")]
+    Check {
+        /// A YAML or JSON file, or - for standard input
+        file: PathBuf,
+    },
+    /// Make subscription keys and their digests
+    #[command(subcommand)]
+    Key(key::Command),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Check { file } => check::run(&file),
+        Command::Key(command) => key::run(&command),
+    }
+}
+
+/// How the tool ends. Usage errors, which clap finds, end as [`Outcome::Unusable`] does.
+#[derive(Clone, Copy)]
+enum Outcome {
+    /// All is well.
+    Fine,
+    /// The document has problems.
+    Problems,
+    /// There was nothing to work on.
+    Unusable,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(match outcome {
+            Outcome::Fine => 0,
+            Outcome::Problems => 1,
+            Outcome::Unusable => 2,
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! The command-line tool as its users meet it: what it prints where, and how it ends.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot run its tool has failed; clippy knows helpers of tests only within cfg(test)"
+)]
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+const CONFIGURATION: &str = r#"identity: {managed_identity: {cluster: imds}}
+subscriptions:
+- id: search-team
+  keys:
+  - sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  - sha256:60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752
+  models: [gpt-4o]
+backends:
+- name: eastus
+  endpoint: https://contoso-eastus.openai.azure.com
+- name: sweden
+  endpoint: https://contoso-sweden.openai.azure.com
+models:
+- {name: gpt-4o, backends: [{backend: eastus, priority: 0}, {backend: sweden, priority: 1}]}
+"#;
+
+const OK: &str = "ok: 1 subscription, 2 backends, 1 model\n";
+
+/// What a run of the tool left behind.
+#[derive(Debug, PartialEq)]
+struct Run {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn aoai(arguments: &[&str], stdin: &[u8]) -> Run {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_aoai"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A tool that refuses its arguments may be gone before it reads.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    let output = child.wait_with_output().unwrap();
+    Run {
+        status: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn run(status: i32, stdout: &str, stderr: &str) -> Run {
+    Run { status, stdout: stdout.to_owned(), stderr: stderr.to_owned() }
+}
+
+#[test]
+fn check_prints_every_problem_and_how_many() {
+    let json = r#"{"identity": {"managed_identity": {"cluster": "imds"}}, "token_wait": 5}"#;
+    let missing = "backends: missing; expected the Azure OpenAI resources\n\
+         models: missing; expected what callers may ask for\n\
+         subscriptions: missing; expected who may call\n";
+    let regional = CONFIGURATION
+        .replace("https://contoso-eastus.openai.azure.com", "eastus.api.cognitive.microsoft.com");
+    let regional_says = "backends[0].endpoint: \"eastus.api.cognitive.microsoft.com\" is a regional endpoint; it knows API keys only, and would answer the proxy's Entra ID token with 400 \"Resource Id is badly formed: NA\"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME\n";
+    let one = "aoai: -: 1 problem\n";
+    for (name, input, expected) in [
+        ("right YAML", CONFIGURATION.to_owned(), run(0, OK, "")),
+        ("YAML with a byte order mark", format!("\u{feff}{CONFIGURATION}"), run(0, OK, "")),
+        ("YAML with a document start", format!("---\n{CONFIGURATION}"), run(0, OK, "")),
+        ("YAML that begins with a brace", "{identity: 1,\n models: # comment\n  2}".to_owned(), run(1, "identity: found a number; expected an object\nbackends: missing; expected the Azure OpenAI resources\nmodels: found a number; expected a list\nsubscriptions: missing; expected who may call\n", "aoai: -: 4 problems\n")),
+        ("problems of JSON", json.to_owned(), run(1, &format!("token_wait: found a number without a unit; expected a duration such as 500ms, 5s or 2m\n{missing}"), "aoai: -: 4 problems\n")),
+        ("regional endpoint", regional, run(1, regional_says, one)),
+        ("broken JSON", "{\"identity\":\n  1,,}".to_owned(), run(1, "line 2, column 5: not JSON: key must be a string\n", one)),
+        ("broken YAML", "identity: {\nmodels: ]".to_owned(), run(1, "line 2, column 9: not YAML: did not find expected node content, while parsing a flow node\n", one)),
+        ("field with an alias", CONFIGURATION.replace("cluster: imds", "cluster: &c imds").replace("name: eastus", "name: eastus\n  cluster: *c"), run(0, OK, "")),
+        ("duplicate field", format!("{CONFIGURATION}token_wait: 5s\ntoken_wait: 5s\n"), run(1, "token_wait: given twice; keep one\n", one)),
+        ("two documents", format!("{CONFIGURATION}---\n{CONFIGURATION}"), run(1, "line 1, column 0: not YAML: deserializing from YAML containing more than one document is not supported\n", one)),
+        ("nothing", String::new(), run(1, "document: empty; expected the configuration as JSON\n", one)),
+        ("not text", "\u{0}".to_owned(), run(1, "line 1, column 1: not YAML: control characters are not allowed\n", one)),
+    ] {
+        assert_eq!(aoai(&["check", "-"], input.as_bytes()), expected, "{name}");
+    }
+}
+
+#[test]
+fn check_reads_files() {
+    let folder = std::env::temp_dir().join(format!("aoai-cli-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (right, wrong, absent) = (path("right.yaml"), path("wrong.yaml"), path("absent.yaml"));
+    std::fs::write(&right, CONFIGURATION).unwrap();
+    std::fs::write(&wrong, CONFIGURATION.replace("[gpt-4o]", "[gpt-4]")).unwrap();
+    let problem = "subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n";
+    for (file, expected) in [
+        (&right, run(0, OK, "")),
+        (&wrong, run(1, problem, &format!("aoai: {wrong}: 1 problem\n"))),
+        (
+            &absent,
+            run(
+                2,
+                "",
+                &format!("aoai: cannot read {absent}: No such file or directory (os error 2)\n"),
+            ),
+        ),
+    ] {
+        assert_eq!(aoai(&["check", file], b""), expected, "{file}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_new_key_has_the_digest_that_is_printed_with_it() {
+    let first = aoai(&["key", "new"], b"");
+    assert_eq!((first.status, &*first.stderr), (0, ""));
+    let mut lines = first.stdout.lines();
+    let key = lines.next().unwrap().strip_prefix("key:    ").unwrap();
+    let digest = lines.next().unwrap().strip_prefix("digest: ").unwrap();
+    assert_eq!(lines.next(), None);
+    let random = key.strip_prefix("aoai_").unwrap();
+    assert_eq!(random.len(), 64);
+    assert!(random.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{key}");
+    let again = aoai(&["key", "digest"], format!("{key}\n").as_bytes());
+    assert_eq!(again, run(0, &format!("{digest}\n"), ""));
+    assert_ne!(aoai(&["key", "new"], b"").stdout, first.stdout);
+}
+
+#[test]
+fn digest_takes_a_key_from_standard_input_only() {
+    /// `printf %s correct-horse-battery-staple | sha256sum`
+    const OF_STAPLE: &str =
+        "sha256:87cbebfeebc05f7c54ac9336c4b4bbec831227a641951a4bde7edd56020f8590\n";
+    const ARGUMENT: &str = "aoai: a key is never an argument, because arguments show in the process list and in the shell's history; give it on standard input: printf %s \"$KEY\" | aoai key digest\n";
+    const NONE: &str =
+        "aoai: standard input holds no key; give it there: printf %s \"$KEY\" | aoai key digest\n";
+    const SHORT: &str =
+        "aoai: a key this short can be guessed from its digest; aoai key new makes a strong one\n";
+    const OF_TEST: &str =
+        "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n";
+    let staple = "correct-horse-battery-staple";
+    for (name, arguments, stdin, expected) in [
+        ("key", &[][..], staple.to_owned(), run(0, OF_STAPLE, "")),
+        ("key and a new line", &[], format!("{staple}\n"), run(0, OF_STAPLE, "")),
+        ("key and a Windows new line", &[], format!("{staple}\r\n"), run(0, OF_STAPLE, "")),
+        ("short key", &[], "test".to_owned(), run(0, OF_TEST, SHORT)),
+        (
+            "two new lines",
+            &[],
+            format!("{staple}\n\n"),
+            run(
+                2,
+                "",
+                "aoai: the key has white space around it, which a header would lose; remove it\n",
+            ),
+        ),
+        (
+            "space before",
+            &[],
+            format!(" {staple}"),
+            run(
+                2,
+                "",
+                "aoai: the key has white space around it, which a header would lose; remove it\n",
+            ),
+        ),
+        (
+            "two lines",
+            &[],
+            "a\nb\n".to_owned(),
+            run(
+                2,
+                "",
+                "aoai: the key has other characters than printable ASCII, or more than one line\n",
+            ),
+        ),
+        (
+            "endless",
+            &[],
+            "x".repeat(1 << 20),
+            run(2, "", "aoai: the key is longer than 8192 bytes, which no header carries\n"),
+        ),
+        ("nothing", &[], String::new(), run(2, "", NONE)),
+        ("new line alone", &[], "\n".to_owned(), run(2, "", NONE)),
+        ("argument", &["5ecre7"], staple.to_owned(), run(2, "", ARGUMENT)),
+        ("two arguments", &["5ecre7", "5ecre7"], staple.to_owned(), run(2, "", ARGUMENT)),
+        ("argument with a hyphen", &["-5ecre7"], staple.to_owned(), run(2, "", ARGUMENT)),
+        ("argument like an option", &["--5ecre7"], staple.to_owned(), run(2, "", ARGUMENT)),
+        ("empty argument", &[""], staple.to_owned(), run(2, "", ARGUMENT)),
+    ] {
+        let all = [&["key", "digest"], arguments].concat();
+        assert_eq!(aoai(&all, stdin.as_bytes()), expected, "{name}");
+    }
+}
+
+#[test]
+fn usage_errors_end_with_2_and_say_the_usage() {
+    for (arguments, says) in [
+        (&[][..], "Usage: aoai <COMMAND>"),
+        (&["check"], "Usage: aoai check <FILE>"),
+        (&["check", "a", "b"], "Usage: aoai check <FILE>"),
+        (&["chekc", "-"], "a similar subcommand exists: 'check'"),
+        (&["key"], "Usage: aoai key <COMMAND>"),
+        (&["key", "new", "name"], "Usage: aoai key new"),
+    ] {
+        let found = aoai(arguments, b"");
+        assert_eq!((found.status, &*found.stdout), (2, ""), "{arguments:?}");
+        assert!(found.stderr.contains(says), "{arguments:?}: {}", found.stderr);
+    }
+}
+
+#[test]
+fn help_has_examples_and_hides_what_is_refused() {
+    for (arguments, says) in [
+        (&["--help"][..], "aoai check gateway.yaml"),
+        (&["check", "--help"], "Exit status: 0 when there is none"),
+        (&["check", "--help"], "aoai check -"),
+        (&["key", "--help"], "Print the digest of a key"),
+        (&["key", "new", "--help"], "$ aoai key new"),
+        (&["key", "digest", "--help"], "aoai key digest < key.txt"),
+    ] {
+        let found = aoai(arguments, b"");
+        assert_eq!((found.status, &*found.stderr), (0, ""), "{arguments:?}");
+        assert!(found.stdout.contains(says), "{arguments:?}: {}", found.stdout);
+        assert!(!found.stdout.contains("[KEY]"), "{arguments:?}: {}", found.stdout);
+    }
+    let version = concat!("aoai ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(aoai(&["--version"], b""), run(0, version, ""));
+}
