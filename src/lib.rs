@@ -1,4 +1,22 @@
 //! One key and one address in front of Azure OpenAI, inside Envoy.
+//!
+//! The core is everything but `host`: it takes values and the time, returns values, and never names
+//! the SDK, so that all of it is tested natively. A request's way through it, in order:
+//!
+//! | module | |
+//! | --- | --- |
+//! | [`head`] | the header map, read once |
+//! | [`target`] | path and query, split and decoded once |
+//! | [`key`] | the key, and whose it is |
+//! | [`operation`] | which operation of the data plane, and where it names its model |
+//! | [`body`] | the model in a body, while that arrives |
+//! | [`placement`] | which backend serves the model |
+//! | [`gateway`] | the way itself, which puts these together |
+//! | [`identity`] | the token that the request leaves with |
+//! | [`answer`] | what the caller gets where the way ends early |
+//!
+//! `host` is the edge: it turns Envoy's callbacks into calls of the core and the core's answers into
+//! calls of Envoy. Nothing imports it.
 
 pub mod answer;
 pub mod body;
@@ -6,7 +24,12 @@ pub mod config;
 pub mod digest;
 pub mod gateway;
 pub mod head;
+pub mod identity;
 pub mod key;
+pub mod metrics;
 pub mod operation;
 pub mod placement;
 pub mod target;
+
+#[cfg(target_arch = "wasm32")]
+mod host;

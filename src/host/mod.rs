@@ -1,0 +1,24 @@
+//! The edge between Envoy and the core: the only code that knows proxy_wasm.
+//!
+//! ```text
+//! root    one for each worker and configuration: ticks, fetches tokens, serves who waits
+//! stream  one for each request
+//! worker  what a root and its streams share
+//! ```
+
+mod callout;
+mod metrics;
+mod root;
+mod stream;
+mod tokens;
+mod waiting;
+mod worker;
+
+use proxy_wasm::types::LogLevel;
+
+use root::Root;
+
+proxy_wasm::main! {{
+    proxy_wasm::set_log_level(LogLevel::Info);
+    proxy_wasm::set_root_context(|id| Box::new(Root::new(id)));
+}}

@@ -1,0 +1,138 @@
+//! Streams that wait for something no callback of their own will tell: a token, or a body that never
+//! comes.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::MapType;
+
+use super::stream::{Stage, BODY_CHECK};
+use super::tokens::Bearer;
+use super::worker::Worker;
+use crate::answer::{Answer, Reason};
+
+/// How often waiting streams are looked after: another worker's token comes without a sound.
+const TOKEN_POLL: Duration = Duration::from_millis(5);
+
+/// How often streams are looked after whose body is awaited.
+const BODY_POLL: Duration = Duration::from_millis(250);
+
+/// The streams of a worker that wait.
+#[derive(Default)]
+pub(super) struct WaitingRoom(RefCell<Vec<Waiter>>);
+
+#[derive(Clone)]
+struct Waiter {
+    stream: u32,
+    stage: Rc<RefCell<Stage>>,
+}
+
+/// What is to be done for a waiter.
+enum Turn {
+    Wait,
+    Leave,
+    Forward(Rc<Bearer>),
+    Answer(Answer),
+}
+
+impl WaitingRoom {
+    pub(super) fn enter(&self, stream: u32, stage: &Rc<RefCell<Stage>>) {
+        let mut waiters = self.0.borrow_mut();
+        if !waiters.iter().any(|waiter| waiter.stream == stream) {
+            waiters.push(Waiter { stream, stage: Rc::clone(stage) });
+        }
+    }
+
+    pub(super) fn leave(&self, stream: u32) {
+        self.0.borrow_mut().retain(|waiter| waiter.stream != stream);
+    }
+
+    /// When to look after them again, if there is anybody.
+    pub(super) fn poll(&self) -> Option<Duration> {
+        let waiters = self.0.borrow();
+        let is_token = |waiter: &Waiter| matches!(&*waiter.stage.borrow(), Stage::Token { .. });
+        match waiters.iter().any(is_token) {
+            true => Some(TOKEN_POLL),
+            false if waiters.is_empty() => None,
+            false => Some(BODY_POLL),
+        }
+    }
+
+    /// Serves everybody who can be served. The root is the effective context before and after.
+    pub(super) fn serve(&self, worker: &Worker, now: SystemTime) {
+        let waiters = self.0.borrow().clone();
+        for waiter in &waiters {
+            let stays = match waiter.turn(worker, now) {
+                Turn::Wait => true,
+                Turn::Leave => false,
+                // A stream that Envoy no longer has: acting now would act on somebody else.
+                _ if hostcalls::set_effective_context(waiter.stream).is_err() => false,
+                Turn::Forward(bearer) => {
+                    waiter.forward(worker, &bearer);
+                    false
+                }
+                Turn::Answer(answer) => {
+                    waiter.stage.replace(Stage::Answered);
+                    worker.answer(&answer);
+                    false
+                }
+            };
+            if !stays {
+                self.leave(waiter.stream);
+            }
+        }
+        if !waiters.is_empty() {
+            let _ = hostcalls::set_effective_context(worker.root);
+        }
+    }
+}
+
+impl Waiter {
+    fn turn(&self, worker: &Worker, now: SystemTime) -> Turn {
+        match &mut *self.stage.borrow_mut() {
+            Stage::Token { deadline, .. } => match worker.tokens.admit(now, *deadline) {
+                Ok(Some(bearer)) => Turn::Forward(bearer),
+                Ok(None) => Turn::Wait,
+                Err(answer) => Turn::Answer(answer),
+            },
+            Stage::Body { check_at, .. } if now >= *check_at => {
+                *check_at = now + BODY_CHECK;
+                if hostcalls::set_effective_context(self.stream).is_ok() && body_is_held_back() {
+                    Turn::Answer(Reason::BodyNotDelivered.because(HELD_BACK))
+                } else {
+                    Turn::Wait
+                }
+            }
+            Stage::Body { .. } => Turn::Wait,
+            _ => Turn::Leave,
+        }
+    }
+
+    /// Lets the request go on.
+    fn forward(&self, worker: &Worker, bearer: &Bearer) {
+        let stage = self.stage.replace(Stage::Answered);
+        if let Stage::Token { dispatch, watch, .. } = stage {
+            worker.forward(&dispatch, bearer);
+            self.stage.replace(Stage::Forwarded { backend: dispatch.backend, watch });
+            let _ = hostcalls::resume_http_request();
+        }
+    }
+}
+
+/// Whether Envoy has received some of the effective stream's body, of which its filter has seen
+/// nothing: `request.total_size` counts both, the header map only the head.
+fn body_is_held_back() -> bool {
+    let total = hostcalls::get_property(vec!["request", "total_size"]).ok().flatten();
+    let total = total.and_then(|bytes| bytes.try_into().ok()).map(i64::from_le_bytes);
+    let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+        return false;
+    };
+    let head: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    total.and_then(|total| usize::try_from(total).ok()).is_some_and(|total| total > head)
+}
+
+const HELD_BACK: &str = "This gateway cannot see the request's body, because its Envoy filter lacks \
+    allow_on_headers_stop_iteration: true (Envoy 1.36 or later). Name the model in the URL meanwhile: \
+    /openai/deployments/{model}/….";

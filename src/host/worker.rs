@@ -1,0 +1,111 @@
+//! What a root context and the streams of its worker share.
+
+use std::cell::Cell;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::MapType;
+
+use super::metrics::Metrics;
+use super::tokens::{Bearer, Tokens};
+use super::waiting::WaitingRoom;
+use crate::answer::Answer;
+use crate::config::Config;
+use crate::gateway::Dispatch;
+
+/// How often a worker looks around when nothing is due: tokens that others fetched, the gauge.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// One worker's gateway.
+pub(super) struct Worker {
+    pub(super) root: u32,
+    pub(super) config: Config,
+    pub(super) tokens: Tokens,
+    pub(super) waiting: WaitingRoom,
+    pub(super) metrics: Metrics,
+    /// The tick period that Envoy has been given.
+    period: Cell<Duration>,
+}
+
+impl Worker {
+    pub(super) fn new(root: u32, config: Config) -> Self {
+        Self {
+            root,
+            tokens: Tokens::new(&config),
+            waiting: WaitingRoom::default(),
+            metrics: Metrics::define(&config),
+            config,
+            period: Cell::new(Duration::ZERO),
+        }
+    }
+
+    /// Gives the effective stream's request what it leaves with. Its headers must still be held: the
+    /// SDK panics otherwise, and then the request does not leave.
+    pub(super) fn forward(&self, dispatch: &Dispatch, bearer: &Bearer) {
+        let backend = &dispatch.backend;
+        set_header("authorization", bearer.value.as_bytes());
+        set_header("x-aoai-cluster", backend.cluster.as_bytes());
+        set_header(":authority", backend.endpoint.authority().as_bytes());
+        if let Some(path) = &dispatch.path {
+            set_header(":path", path);
+        }
+        if let Some(length) = dispatch.content_length {
+            set_header("content-length", length.to_string().as_bytes());
+        }
+        // The route is chosen by the cluster header. Changing headers clears it in the versions that
+        // were measured; this says so.
+        let _ = hostcalls::call_foreign_function("clear_route_cache", None);
+        self.metrics.count_forwarded(&backend.name);
+    }
+
+    /// Answers a request. Nothing more may be done with it.
+    pub(super) fn answer(&self, answer: &Answer) {
+        self.metrics.count_answered(answer.reason);
+        let headers = answer.headers();
+        let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let body = answer.body();
+        let status = u32::from(answer.reason.status());
+        let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+    }
+
+    /// Has the root ticked after this time, or sooner if it was to be. The root must be the effective
+    /// context.
+    pub(super) fn tick_within(&self, wait: Duration) {
+        if self.period.get().is_zero() || wait < self.period.get() {
+            self.set_period(wait);
+        }
+    }
+
+    /// Has the root ticked at this time, or when it is time to look around. The root must be the
+    /// effective context.
+    pub(super) fn tick_at(&self, at: SystemTime, now: SystemTime) {
+        self.set_period(at.duration_since(now).unwrap_or_default().min(IDLE));
+    }
+
+    fn set_period(&self, wait: Duration) {
+        // Envoy counts in milliseconds, and none of them would stop the ticks.
+        let wait = wait.max(Duration::from_millis(1));
+        if self.period.replace(wait) != wait {
+            let _ = hostcalls::set_tick_period(wait);
+        }
+    }
+}
+
+/// Now, by Envoy's clock.
+pub(super) fn now() -> SystemTime {
+    hostcalls::get_current_time().unwrap_or(UNIX_EPOCH)
+}
+
+/// A number that two workers will not have in common, for claims and jitter (the finalizer of
+/// SplitMix64 over the clock's nanoseconds and the number of throws).
+pub(super) fn dice(now: SystemTime) -> u64 {
+    let nanos = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let mut z = nanos as u64;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn set_header(name: &str, value: &[u8]) {
+    let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value));
+}

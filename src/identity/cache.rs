@@ -1,0 +1,342 @@
+//! What all workers know about one token: a value that moves through time.
+//!
+//! The workers of a proxy share a [`Slot`] and nothing else. A worker that finds a fetch due claims
+//! it, by compare-and-swap; whoever loses finds it claimed. So there is one fetch at a time whatever
+//! the number of workers, and a claim whose worker has died runs out.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::token::Token;
+use super::Failure;
+use crate::answer::{Answer, Reason};
+
+/// The first wait after a failure; doubled with each further one.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest wait after failures that pass.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How long to wait after a refusal. It will be the same until somebody mends something, and then the
+/// proxy should find out by itself.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a hint of the endpoint's own is followed at most.
+const LONGEST_HINT: Duration = Duration::from_secs(10 * 60);
+
+/// A token, who fetches the next one, and how the last attempts went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    pub(super) token: Option<Token>,
+    pub(super) fetch: Fetch,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// What the last fetch failed of.
+    pub(super) failure: Option<Failure>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fetch {
+    /// The next one starts then.
+    Due(SystemTime),
+    /// One is under way.
+    Claimed { claim: u64, until: SystemTime },
+}
+
+/// What a request finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness<'s> {
+    /// A token.
+    Ready(&'s Token),
+    /// None yet; the next attempt is under way or starts at this time.
+    Coming(SystemTime),
+    /// None, and the endpoint has said why it will not give one; asked again at this time.
+    Refused(&'s Failure, SystemTime),
+}
+
+impl Slot {
+    /// Nothing is known, and a fetch is due.
+    pub fn new() -> Self {
+        Self { token: None, fetch: Fetch::Due(UNIX_EPOCH), failures: 0, failure: None }
+    }
+
+    /// When somebody should look at the slot again: a time in the past means that a fetch is due.
+    pub fn due(&self) -> SystemTime {
+        match self.fetch {
+            Fetch::Due(at) | Fetch::Claimed { until: at, .. } => at,
+        }
+    }
+
+    /// The slot with the fetch claimed, if one is due. `claim` is the claimant's own number, and the
+    /// claim lasts as long as the fetch may take.
+    pub fn claim(&self, claim: u64, now: SystemTime, lasts: Duration) -> Option<Self> {
+        (self.due() <= now)
+            .then(|| Self { fetch: Fetch::Claimed { claim, until: now + lasts }, ..self.clone() })
+    }
+
+    /// The slot after the fetch of this claim has ended. A claim that somebody else has taken over
+    /// still brings its token, but its failure says nothing.
+    pub fn settle(
+        &self,
+        claim: u64,
+        outcome: Result<Token, Failure>,
+        now: SystemTime,
+        dice: u64,
+    ) -> Self {
+        match outcome {
+            Ok(token) => Self {
+                fetch: Fetch::Due(token.refresh_at),
+                token: Some(token),
+                failures: 0,
+                failure: None,
+            },
+            Err(_) if !self.is_claimed_by(claim) => self.clone(),
+            Err(failure) => Self {
+                token: self.token.clone(),
+                fetch: Fetch::Due(now + wait(&failure, self.failures, dice)),
+                failures: self.failures.saturating_add(1),
+                failure: Some(failure),
+            },
+        }
+    }
+
+    /// What a request finds at this time.
+    pub fn readiness(&self, now: SystemTime) -> Readiness<'_> {
+        match (&self.token, &self.failure) {
+            (Some(token), _) if token.is_usable(now) => Readiness::Ready(token),
+            (_, Some(failure)) if failure.is_permanent() => Readiness::Refused(failure, self.due()),
+            _ => Readiness::Coming(match self.fetch {
+                Fetch::Due(at) => at,
+                Fetch::Claimed { .. } => now,
+            }),
+        }
+    }
+
+    /// What the last fetch failed of, if it did.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// How many fetches in a row have failed.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    fn is_claimed_by(&self, mine: u64) -> bool {
+        matches!(self.fetch, Fetch::Claimed { claim, .. } if claim == mine)
+    }
+}
+
+impl<'s> Readiness<'s> {
+    /// What becomes of a request that waits until `deadline` at the longest: a token to go with, or
+    /// `None` to wait on, or an answer.
+    pub fn admit(self, now: SystemTime, deadline: SystemTime) -> Result<Option<&'s Token>, Answer> {
+        match self {
+            Self::Ready(token) => Ok(Some(token)),
+            Self::Refused(failure, _) => Err(Reason::TokenRefused.because(format!(
+                "Azure refuses this gateway a token ({}). Whoever runs the gateway must mend its \
+                 identity; its log says what the identity endpoint answered.",
+                failure
+                    .status()
+                    .map_or("no status".to_owned(), |status| format!("status {status}")),
+            ))),
+            Self::Coming(at) if now < deadline && at < deadline => Ok(None),
+            Self::Coming(at) => {
+                let wait = at.duration_since(now).unwrap_or_default().max(FIRST_WAIT);
+                Err(Reason::TokenUnavailable
+                    .because(
+                        "This gateway has no token for Azure at the moment: its identity endpoint does \
+                         not answer as it should. Try again in a moment.",
+                    )
+                    .retry_after(wait))
+            }
+        }
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How long to wait after a failure, when so many came before it: doubled each time, and up to a
+/// quarter more, so that proxies do not ask in step.
+fn wait(failure: &Failure, before: u32, dice: u64) -> Duration {
+    let doubled = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(before.min(10)));
+    let wait = match failure {
+        Failure::Refused { .. } => REFUSED_WAIT,
+        // IMDS is being updated and back within 70 s (Microsoft, "IMDS error handling").
+        Failure::Passing { status: Some(410), .. } => doubled.min(Duration::from_secs(10)),
+        Failure::Passing { retry_after, .. } => {
+            doubled.min(LONGEST_WAIT).max(retry_after.unwrap_or_default().min(LONGEST_HINT))
+        }
+    };
+    let parts = u32::try_from(dice % 1000).unwrap_or_default();
+    wait + wait / 4 * parts / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::secret::Secret;
+
+    const CLAIM: u64 = 7;
+    const FETCH: Duration = Duration::from_secs(6);
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+    }
+
+    fn token(name: &str, refresh: u64, expires: u64) -> Token {
+        Token {
+            secret: Secret::new(name.to_owned()),
+            refresh_at: at(refresh),
+            expires_at: at(expires),
+        }
+    }
+
+    fn passing(status: u16) -> Failure {
+        Failure::Passing { status: Some(status), detail: String::new(), retry_after: None }
+    }
+
+    fn refused() -> Failure {
+        Failure::Refused { status: 400, detail: "invalid_request".to_owned() }
+    }
+
+    /// Claims the fetch that is due, and settles it at once.
+    fn fetched(slot: &Slot, now: u64, outcome: Result<Token, Failure>) -> Slot {
+        let claimed = slot.claim(CLAIM, at(now), FETCH).expect("a fetch is due");
+        claimed.settle(CLAIM, outcome, at(now), 0)
+    }
+
+    #[test]
+    fn the_first_fetch_is_due_at_once_and_one_worker_gets_it() {
+        let slot = Slot::new();
+        let claimed = slot.claim(CLAIM, at(0), FETCH).expect("due");
+        assert_eq!(claimed.claim(8, at(0), FETCH), None);
+        assert_eq!(claimed.claim(8, at(5), FETCH), None);
+    }
+
+    #[test]
+    fn a_claim_whose_worker_died_runs_out() {
+        let claimed = Slot::new().claim(CLAIM, at(0), FETCH).expect("due");
+        let again = claimed.claim(8, at(6), FETCH).expect("the claim has run out");
+        let late = again.settle(CLAIM, Err(passing(500)), at(7), 0);
+        assert_eq!(late, again, "the first worker's failure no longer counts");
+        let late = again.settle(CLAIM, Ok(token("t", 100, 200)), at(7), 0);
+        assert!(matches!(late.readiness(at(7)), Readiness::Ready(_)), "its token does");
+    }
+
+    #[test]
+    fn a_token_is_used_until_it_expires_and_refreshed_before() {
+        let slot = fetched(&Slot::new(), 0, Ok(token("old", 100, 200)));
+        assert_eq!(slot.claim(8, at(99), FETCH), None, "not due yet");
+        let claimed = slot.claim(CLAIM, at(100), FETCH).expect("due");
+        assert_eq!(claimed.readiness(at(100)), Readiness::Ready(&token("old", 100, 200)));
+        let slot = claimed.settle(CLAIM, Ok(token("new", 300, 400)), at(101), 0);
+        assert_eq!(slot.readiness(at(101)), Readiness::Ready(&token("new", 300, 400)));
+    }
+
+    #[test]
+    fn the_old_token_serves_while_refreshes_fail_until_it_really_expires() {
+        for failure in [passing(500), refused()] {
+            let slot = fetched(&Slot::new(), 0, Ok(token("old", 100, 200)));
+            let slot = fetched(&slot, 100, Err(failure));
+            assert_eq!(slot.readiness(at(199)), Readiness::Ready(&token("old", 100, 200)));
+            assert!(!matches!(slot.readiness(at(200)), Readiness::Ready(_)));
+        }
+    }
+
+    #[test]
+    fn waits_double_and_have_a_cap_and_a_success_forgets_them() {
+        let mut slot = Slot::new();
+        let mut now = 0;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            slot = fetched(&slot, now, Err(passing(404)));
+            let wait = slot.due().duration_since(at(now)).unwrap_or_default().as_secs();
+            waits.push(wait);
+            now += wait;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        slot = fetched(&slot, now, Ok(token("t", now + 10, now + 20)));
+        assert_eq!(slot.failures(), 0);
+        slot = fetched(&slot, now + 10, Err(passing(404)));
+        assert_eq!(slot.due(), at(now + 11));
+    }
+
+    #[test]
+    fn each_failure_has_its_wait() {
+        let hint = |seconds| Failure::Passing {
+            status: Some(429),
+            detail: String::new(),
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        let silence = Failure::Passing { status: None, detail: String::new(), retry_after: None };
+        let rows = [
+            ("server error", passing(500), 0, 1),
+            ("no answer", silence, 0, 1),
+            ("throttled with a hint", hint(30), 0, 30),
+            ("a hint shorter than the backoff", hint(1), 3, 8),
+            ("an absurd hint", hint(86_400), 0, 600),
+            ("being updated", passing(410), 0, 1),
+            ("being updated for a while", passing(410), 6, 10),
+            ("refused", refused(), 0, 60),
+            ("refused again", refused(), 9, 60),
+        ];
+        for (name, failure, before, expected) in rows {
+            let longest = Duration::from_secs(expected) * 5 / 4;
+            assert_eq!(wait(&failure, before, 0), Duration::from_secs(expected), "{name}");
+            let most = (0..1000).map(|dice| wait(&failure, before, dice)).max();
+            assert!(most.is_some_and(|most| most <= longest), "{name}: {most:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_a_failure_that_passes_and_recovers_by_itself() {
+        let slot = fetched(&Slot::new(), 0, Err(refused()));
+        assert_eq!(slot.readiness(at(1)), Readiness::Refused(&refused(), at(60)));
+        let slot = fetched(&slot, 60, Err(passing(500)));
+        assert!(matches!(slot.readiness(at(60)), Readiness::Coming(_)));
+        let slot = fetched(&slot, 70, Ok(token("t", 100, 200)));
+        assert!(matches!(slot.readiness(at(70)), Readiness::Ready(_)));
+    }
+
+    #[test]
+    fn a_request_learns_when_the_next_attempt_starts() {
+        let slot = Slot::new().claim(CLAIM, at(0), FETCH).expect("due");
+        assert_eq!(slot.readiness(at(3)), Readiness::Coming(at(3)), "under way");
+        let slot = slot.settle(CLAIM, Err(passing(503)), at(4), 0);
+        assert_eq!(slot.readiness(at(4)), Readiness::Coming(at(5)));
+    }
+
+    #[test]
+    fn a_request_waits_only_while_waiting_can_help() {
+        let due = |seconds| Slot { fetch: Fetch::Due(at(seconds)), ..Slot::new() };
+        let reason = |slot: &Slot, now, deadline| {
+            let admitted = slot.readiness(at(now)).admit(at(now), at(deadline));
+            admitted
+                .map(|token| token.is_some())
+                .map_err(|answer| (answer.reason, answer.retry_after))
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let refused = Slot { failure: Some(refused()), ..due(60) };
+        let ready = fetched(&Slot::new(), 0, Ok(token("t", 100, 200)));
+        let rows = [
+            ("a token", &ready, 0, 0, Ok(true)),
+            ("an attempt before the deadline", &due(3), 0, 5, Ok(false)),
+            ("the deadline is over", &due(3), 5, 5, Err((Reason::TokenUnavailable, seconds(1)))),
+            (
+                "the next attempt is too late",
+                &due(30),
+                0,
+                5,
+                Err((Reason::TokenUnavailable, seconds(30))),
+            ),
+            ("refused", &refused, 0, 5, Err((Reason::TokenRefused, None))),
+        ];
+        for (name, slot, now, deadline, expected) in rows {
+            assert_eq!(reason(slot, now, deadline), expected, "{name}");
+        }
+    }
+}

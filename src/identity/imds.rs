@@ -1,0 +1,176 @@
+//! Managed identity through the Instance Metadata Service, and what speaks its protocol.
+//!
+//! Source: Microsoft Learn, "How to use managed identities for Azure resources on an Azure VM to
+//! acquire an access token", sections "Get a token using HTTP" and "Error handling".
+
+use std::time::{Duration, SystemTime};
+
+use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
+
+use super::token::Token;
+use super::{printable, Failure, Reply, Request};
+use crate::config::{IdentitySelector, Node};
+
+const API_VERSION: &str = "2018-02-01";
+
+/// The link-local address of IMDS, whatever the cluster really reaches.
+const HOST: &str = "169.254.169.254";
+
+/// The request for a token for an audience.
+pub fn request(cluster: &str, selector: &IdentitySelector, audience: &str) -> Request {
+    let selected = match selector {
+        IdentitySelector::SystemAssigned => None,
+        IdentitySelector::ClientId(id) => Some(("client_id", id)),
+        IdentitySelector::ObjectId(id) => Some(("object_id", id)),
+        IdentitySelector::ResourceId(id) => Some(("msi_res_id", id)),
+    };
+    let mut path = format!(
+        "/metadata/identity/oauth2/token?api-version={API_VERSION}&resource={}",
+        utf8_percent_encode(audience, NON_ALPHANUMERIC)
+    );
+    if let Some((name, id)) = selected {
+        path.push_str(&format!("&{name}={}", utf8_percent_encode(id, NON_ALPHANUMERIC)));
+    }
+    Request {
+        cluster: cluster.to_owned(),
+        headers: vec![
+            (":method", "GET".to_owned()),
+            (":path", path),
+            (":authority", HOST.to_owned()),
+            ("metadata", "true".to_owned()),
+        ],
+    }
+}
+
+/// Reads what came back.
+pub fn read(reply: &Reply, now: SystemTime, dice: u64) -> Result<Token, Failure> {
+    let (status, retry_after, body) = match reply {
+        Reply::Answer { status, retry_after, body } => (*status, retry_after, body),
+        Reply::Nothing(why) => {
+            return Err(Failure::Passing {
+                status: None,
+                detail: (*why).to_owned(),
+                retry_after: None,
+            })
+        }
+    };
+    if status == 200 {
+        return Token::read(body, now, dice).map_err(|error| Failure::Passing {
+            status: Some(status),
+            detail: error.to_string(),
+            retry_after: None,
+        });
+    }
+    let detail = describe(body);
+    // "Error handling": 404, 410, 429 and 5xx pass; other 4xx are mistakes in the request or in the
+    // configuration of the machine. 408 is a timeout under another name.
+    let passes = matches!(status, 404 | 408 | 410 | 429) || !(400..500).contains(&status);
+    Err(if passes {
+        let retry_after = retry_after.as_deref().and_then(|text| text.trim().parse().ok());
+        Failure::Passing {
+            status: Some(status),
+            detail,
+            retry_after: retry_after.map(Duration::from_secs),
+        }
+    } else {
+        Failure::Refused { status, detail }
+    })
+}
+
+/// What an error body says: `{"error":"invalid_request","error_description":"Identity not found"}`.
+fn describe(body: &[u8]) -> String {
+    let Ok(answer) = Node::from_json(body) else {
+        return "no explanation".to_owned();
+    };
+    let text = |name| answer.field(name).and_then(Node::as_str);
+    match (text("error"), text("error_description")) {
+        (Some(error), Some(description)) => printable(&format!("{error}: {description}")),
+        (Some(text), None) | (None, Some(text)) => printable(text),
+        (None, None) => "no explanation".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    const AUDIENCE: &str = "https://cognitiveservices.azure.com";
+    const NOW: SystemTime = UNIX_EPOCH;
+
+    fn reply(status: u16, body: &str) -> Reply {
+        Reply::Answer { status, retry_after: None, body: body.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn each_identity_is_asked_for_by_its_parameter() {
+        let rows = [
+            (IdentitySelector::SystemAssigned, ""),
+            (IdentitySelector::ClientId("3f0c-1".to_owned()), "&client_id=3f0c%2D1"),
+            (IdentitySelector::ObjectId("3f0c".to_owned()), "&object_id=3f0c"),
+            (
+                IdentitySelector::ResourceId("/subscriptions/s/x y".to_owned()),
+                "&msi_res_id=%2Fsubscriptions%2Fs%2Fx%20y",
+            ),
+        ];
+        for (selector, parameter) in rows {
+            let path = format!(
+                "/metadata/identity/oauth2/token?api-version=2018-02-01\
+                 &resource=https%3A%2F%2Fcognitiveservices%2Eazure%2Ecom{parameter}"
+            );
+            let expected = Request {
+                cluster: "azure_identity".to_owned(),
+                headers: vec![
+                    (":method", "GET".to_owned()),
+                    (":path", path),
+                    (":authority", "169.254.169.254".to_owned()),
+                    ("metadata", "true".to_owned()),
+                ],
+            };
+            assert_eq!(request("azure_identity", &selector, AUDIENCE), expected);
+        }
+    }
+
+    #[test]
+    fn errors_are_told_apart_as_the_documentation_does() {
+        let identity_not_found =
+            r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
+        let rows = [
+            (400, identity_not_found, true, "invalid_request: Identity not found"),
+            (400, r#"{"error":"invalid_resource"}"#, true, "invalid_resource"),
+            (401, "", true, "no explanation"),
+            (403, "<html>", true, "no explanation"),
+            (405, "{}", true, "no explanation"),
+            (404, "", false, "no explanation"),
+            (408, "", false, "no explanation"),
+            (410, "", false, "no explanation"),
+            (429, "", false, "no explanation"),
+            (500, r#"{"error":"unknown","error_description":"a\nb"}"#, false, "unknown: a b"),
+            (502, "", false, "no explanation"),
+            (503, "upstream connect error", false, "no explanation"),
+            (302, "", false, "no explanation"),
+            (200, "", false, "the answer is not a JSON object"),
+        ];
+        for (status, body, permanent, detail) in rows {
+            let failure = read(&reply(status, body), NOW, 0).unwrap_err();
+            assert_eq!(failure.is_permanent(), permanent, "{status}");
+            let (Failure::Refused { detail: found, .. } | Failure::Passing { detail: found, .. }) =
+                failure;
+            assert_eq!(found, detail, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_hint_to_come_back_later_is_read() {
+        let rows = [("30", Some(30)), (" 5 ", Some(5)), ("soon", None), ("-1", None)];
+        for (text, seconds) in rows {
+            let reply =
+                Reply::Answer { status: 429, retry_after: Some(text.to_owned()), body: Vec::new() };
+            let Err(Failure::Passing { retry_after, .. }) = read(&reply, NOW, 0) else {
+                panic!("a 429 passes");
+            };
+            assert_eq!(retry_after, seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+}

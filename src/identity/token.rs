@@ -1,0 +1,244 @@
+//! An access token and its times, read from an identity endpoint's answer.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+
+use super::secret::Secret;
+use crate::config::Node;
+
+/// A token is a JWT of one to three KiB; more than this is none, and would not fit into a header.
+const LONGEST: usize = 16 * 1024;
+
+/// No token lives longer (Azure's managed identities: 24 h); a later expiry is a wrong clock.
+const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// From this lifetime on, a token is refreshed at half of it (Azure SDKs do the same).
+const LONG_LIFE: Duration = Duration::from_secs(2 * 3600);
+
+/// Otherwise it is refreshed so long before it expires.
+const MARGIN: Duration = Duration::from_secs(5 * 60);
+
+/// An access token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// What goes behind `Bearer`.
+    pub secret: Secret,
+    /// From when on a new one is to be asked for.
+    pub refresh_at: SystemTime,
+    /// From when on it is refused.
+    pub expires_at: SystemTime,
+}
+
+/// Why a successful answer holds no usable token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// The body is not a JSON object.
+    #[error("the answer is not a JSON object")]
+    NotJson,
+    /// There is no `access_token`.
+    #[error("the answer has no access_token")]
+    NoToken,
+    /// The token has characters that a header cannot carry, or is far too long.
+    #[error("the access_token is not a bearer token")]
+    NotABearerToken,
+    /// The token is of another type.
+    #[error("the token_type is not Bearer")]
+    OtherType,
+    /// There is neither `expires_in` nor `expires_on`, or they are no numbers.
+    #[error("the answer does not say when the token expires")]
+    NoExpiry,
+    /// The token has expired, or expires in a week or later.
+    #[error("the token's expiry is not plausible")]
+    ImplausibleExpiry,
+}
+
+impl Token {
+    /// Reads the answer of an endpoint that came at `now`. Numbers may be strings.
+    ///
+    /// `dice` is any number; it moves the refresh forward by up to a tenth, so that not every proxy
+    /// asks at the same moment.
+    pub fn read(body: &[u8], now: SystemTime, dice: u64) -> Result<Self, TokenError> {
+        let answer = Node::from_json(body).map_err(|_| TokenError::NotJson)?;
+        let text = |name| answer.field(name).and_then(Node::as_str);
+        let seconds = |name| answer.field(name).and_then(seconds);
+
+        let token = text("access_token").ok_or(TokenError::NoToken)?;
+        if token.is_empty() || token.len() > LONGEST || !token.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return Err(TokenError::NotABearerToken);
+        }
+        if text("token_type").is_some_and(|kind| !kind.eq_ignore_ascii_case("Bearer")) {
+            return Err(TokenError::OtherType);
+        }
+        // The time that is left does not depend on two clocks being alike.
+        let life = match (seconds("expires_in"), seconds("expires_on")) {
+            (Some(left), _) => Duration::from_secs(left),
+            (None, Some(epoch)) => UNIX_EPOCH
+                .checked_add(Duration::from_secs(epoch))
+                .and_then(|at| at.duration_since(now).ok())
+                .unwrap_or_default(),
+            (None, None) => return Err(TokenError::NoExpiry),
+        };
+        if life.is_zero() || life > LONGEST_LIFE {
+            return Err(TokenError::ImplausibleExpiry);
+        }
+        let wait = refresh_after(life, seconds("refresh_in").map(Duration::from_secs));
+        Ok(Self {
+            secret: Secret::new(token.to_owned()),
+            refresh_at: now + wait - tenth(wait, dice),
+            expires_at: now + life,
+        })
+    }
+
+    /// Whether it can still be used. A token that should be refreshed can.
+    pub fn is_usable(&self, now: SystemTime) -> bool {
+        now < self.expires_at
+    }
+
+    /// Whether a new one should be asked for.
+    pub fn needs_refresh(&self, now: SystemTime) -> bool {
+        now >= self.refresh_at
+    }
+}
+
+/// When to refresh, as Azure's SDKs do: what the endpoint says, else half of a long life, else a
+/// margin before the end, else half of what is left.
+fn refresh_after(life: Duration, told: Option<Duration>) -> Duration {
+    match told {
+        Some(told) if !told.is_zero() && told < life => told,
+        _ if life >= LONG_LIFE => life / 2,
+        _ if life > MARGIN * 2 => life - MARGIN,
+        _ => life / 2,
+    }
+}
+
+/// Up to a tenth of a duration.
+fn tenth(of: Duration, dice: u64) -> Duration {
+    let parts = u32::try_from(dice % 1000).unwrap_or_default();
+    of / 10 * parts / 1000
+}
+
+fn seconds(node: &Node) -> Option<u64> {
+    match node.as_str() {
+        Some(text) => text.trim().parse().ok(),
+        None => node.as_u64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000;
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(NOW)
+    }
+
+    /// Seconds from now until refresh and expiry.
+    fn times(body: &str) -> Result<(u64, u64), TokenError> {
+        let token = Token::read(body.as_bytes(), now(), 0)?;
+        let left = |at: SystemTime| at.duration_since(now()).unwrap_or_default().as_secs();
+        Ok((left(token.refresh_at), left(token.expires_at)))
+    }
+
+    #[test]
+    fn every_form_of_an_answer_is_read() {
+        use TokenError::*;
+        let rows = [
+            (
+                "strings",
+                r#"{"access_token":"t","expires_in":"3599","token_type":"Bearer"}"#,
+                Ok((3299, 3599)),
+            ),
+            ("numbers", r#"{"access_token":"t","expires_in":3599}"#, Ok((3299, 3599))),
+            ("doubles", r#"{"access_token":"t","expires_in":3599.0}"#, Ok((3299, 3599))),
+            ("epoch", r#"{"access_token":"t","expires_on":"1700003600"}"#, Ok((3300, 3600))),
+            (
+                "what is left counts more than the other clock",
+                r#"{"access_token":"t","expires_in":"3600","expires_on":"1"}"#,
+                Ok((3300, 3600)),
+            ),
+            ("a day: half-life", r#"{"access_token":"t","expires_in":86400}"#, Ok((43200, 86400))),
+            ("two hours: half-life", r#"{"access_token":"t","expires_in":7200}"#, Ok((3600, 7200))),
+            ("short: half", r#"{"access_token":"t","expires_in":600}"#, Ok((300, 600))),
+            ("very short", r#"{"access_token":"t","expires_in":2}"#, Ok((1, 2))),
+            (
+                "told",
+                r#"{"access_token":"t","expires_in":86400,"refresh_in":"1000"}"#,
+                Ok((1000, 86400)),
+            ),
+            (
+                "told too late",
+                r#"{"access_token":"t","expires_in":3600,"refresh_in":"3600"}"#,
+                Ok((3300, 3600)),
+            ),
+            (
+                "type in another case",
+                r#"{"access_token":"t","expires_in":600,"token_type":"bearer"}"#,
+                Ok((300, 600)),
+            ),
+            ("empty", "", Err(NotJson)),
+            ("cut", r#"{"access_token":"t","expires_in":"36"#, Err(NotJson)),
+            ("html", "<html></html>", Err(NotJson)),
+            ("list", "[]", Err(NoToken)),
+            ("no token", r#"{"expires_in":600}"#, Err(NoToken)),
+            (
+                "two tokens",
+                r#"{"access_token":"t","access_token":"u","expires_in":600}"#,
+                Err(NoToken),
+            ),
+            ("null", r#"{"access_token":null,"expires_in":600}"#, Err(NoToken)),
+            ("empty token", r#"{"access_token":"","expires_in":600}"#, Err(NotABearerToken)),
+            (
+                "line break",
+                r#"{"access_token":"t\r\nx: y","expires_in":600}"#,
+                Err(NotABearerToken),
+            ),
+            (
+                "another type",
+                r#"{"access_token":"t","expires_in":600,"token_type":"pop"}"#,
+                Err(OtherType),
+            ),
+            ("no expiry", r#"{"access_token":"t"}"#, Err(NoExpiry)),
+            ("words", r#"{"access_token":"t","expires_in":"soon"}"#, Err(NoExpiry)),
+            (
+                "expired",
+                r#"{"access_token":"t","expires_on":"1699999999"}"#,
+                Err(ImplausibleExpiry),
+            ),
+            ("nothing left", r#"{"access_token":"t","expires_in":0}"#, Err(ImplausibleExpiry)),
+            (
+                "forever",
+                r#"{"access_token":"t","expires_in":18446744073709551615}"#,
+                Err(ImplausibleExpiry),
+            ),
+            (
+                "epoch forever",
+                r#"{"access_token":"t","expires_on":18446744073709551615}"#,
+                Err(ImplausibleExpiry),
+            ),
+        ];
+        for (name, body, expected) in rows {
+            assert_eq!(times(body), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn refreshes_spread_over_a_tenth_of_the_wait() {
+        let body = br#"{"access_token":"t","expires_in":7200}"#;
+        let refresh = |dice| Token::read(body, now(), dice).map(|token| token.refresh_at);
+        assert_eq!(refresh(0), Ok(now() + Duration::from_secs(3600)));
+        let earliest = (0..2000).filter_map(|dice| refresh(dice).ok()).min();
+        assert!(earliest.is_some_and(|at| at >= now() + Duration::from_secs(3240)));
+        assert_ne!(refresh(500), refresh(0));
+    }
+
+    #[test]
+    fn a_token_does_not_print() {
+        let body = br#"{"access_token":"eyJhbGciOi","expires_in":7200}"#;
+        let token = Token::read(body, now(), 0).unwrap();
+        assert!(!format!("{token:?}").contains("eyJ"));
+    }
+}
