@@ -1,0 +1,70 @@
+# Everything that is slow to get or to build, shared by all checkouts and out of reach of `make clean`.
+export AOAI_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aoai-filter
+# Which Envoy to fetch where none is installed.
+export ENVOY_VERSION ?= 1.40.0
+
+WASM := dist/aoai_filter.wasm
+SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this
+	@printf 'aoai-filter: one key and one address in front of Azure OpenAI, inside Envoy\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nVariables: ENVOY=path/to/envoy, ENVOY_VERSION=%s (fetched if there is none), PORT=10000 (make run)\n' $(ENVOY_VERSION)
+
+.PHONY: run
+run: wasm tools ## Try it: Envoy with the module and simulated Azure, ready to be called
+	@ENVOY=$$(envoy/get-envoy) && PYTHON=$$(.ci/python) && export ENVOY && exec "$$PYTHON" tests/run.py
+
+.PHONY: wasm
+wasm: $(WASM) ## Build the module: dist/aoai_filter.wasm
+
+$(WASM): $(SOURCES) .ci/cargo-wasm
+	.ci/cargo-wasm build --release --lib --locked
+	@mkdir -p $(@D)
+	@cp "$$AOAI_CACHE/wasm/wasm32-unknown-unknown/release/aoai_filter.wasm" $@
+	@printf '%s: %s bytes\n' $@ $$(wc -c < $@)
+
+.PHONY: tools
+tools: cargo ## Build the command-line tool: target/debug/aoai
+	cargo build --locked --bin aoai
+
+.PHONY: test
+test: test-native test-e2e ## Prove the project: native tests, then a real Envoy with simulated Azure
+
+.PHONY: test-native
+test-native: cargo ## The core and the tool, without Envoy
+	cargo test --locked
+
+.PHONY: test-e2e
+test-e2e: wasm tools ## The module in a real Envoy (ARGS="-k name" to choose)
+	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(CURDIR)/target/debug/aoai \
+	  "$$(.ci/python)" -m pytest -c tests/pytest.ini tests $(ARGS)
+
+.PHONY: lint
+lint: cargo ## rustfmt, clippy (native and wasm), and the edge's border
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	.ci/cargo-wasm clippy --release --lib --locked -- --deny warnings
+	@! grep -rnE 'proxy_wasm|crate::host' src --include='*.rs' --exclude-dir=host || \
+	  { echo 'only src/host/ may name proxy_wasm, and nothing may import it'; exit 1; }
+
+.PHONY: fmt
+fmt: cargo ## Format the code
+	cargo fmt
+
+.PHONY: bench
+bench: wasm ## Measure: plain Envoy and Envoy with the module, side by side
+	@command -v wrk >/dev/null || .ci/apt-install wrk
+	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) "$$(.ci/python)" tests/bench.py $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built here (not the cache: $AOAI_CACHE)
+	rm -rf target dist
+
+# A machine without any Rust gets Debian's.
+.PHONY: cargo
+cargo:
+	@command -v cargo >/dev/null || .ci/apt-install rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web lld-22
