@@ -1,0 +1,78 @@
+"""The refusals of an Azure OpenAI resource, word for word as Microsoft's answers and the reports of
+people who met them have them. One function or constant per row."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from .answers import Answer
+
+
+def error(status: int, code: str, message: str) -> Answer:
+    """The usual shape of a refusal."""
+    return Answer(status, body={"error": {"code": code, "message": message}})
+
+
+# A token on a regional endpoint. "Request is badly formated" is Azure's spelling.
+REGIONAL_ENDPOINT = error(400, "Request is badly formated", "Resource Id is badly formed: NA")
+REGIONAL_ENDPOINT_OTHER_WORDS = error(
+    400, "BadRequest", "Please provide a custom subdomain for token authentication, otherwise API "
+    "key is required.")
+
+UNKNOWN_SUBDOMAIN = error(404, "ResourceNotFound", "Subdomain does not map to a resource")
+
+# Flat: no `error` around it.
+TOKEN_REFUSED = Answer(401, body={
+    "statusCode": 401,
+    "message": "Unauthorized. Access token is missing, invalid, audience is incorrect "
+               "(https://cognitiveservices.azure.com), or have expired.",
+})
+
+NO_ACCESS = error(401, "PermissionDenied", "Principal does not have access to API/Operation.")
+WRONG_TENANT = error(400, "BadRequest", "Tenant provided in token does not match resource token")
+KEYS_DISABLED = error(403, "AuthenticationTypeDisabled",
+                      "Key based authentication is disabled for this resource.")
+NETWORK_DENIED = error(403, "AccessDenied",
+                       "Public access is disabled. Please configure private endpoint.")
+WRONG_KEY = error(
+    401, "401", "Access denied due to invalid subscription key or wrong API endpoint. Make sure to "
+    "provide a valid key for an active subscription and use a correct regional API endpoint for "
+    "your resource.")
+DEPLOYMENT_NOT_FOUND = error(
+    404, "DeploymentNotFound", "The API deployment for this resource does not exist. If you "
+    "created the deployment within the last 5 minutes, please wait a moment and try again.")
+RESOURCE_NOT_FOUND = error(404, "404", "Resource not found")
+CONTENT_FILTERED = Answer(400, body={"error": {
+    "code": "content_filter",
+    "message": "The response was filtered due to the prompt triggering Azure OpenAI's content "
+               "management policy.",
+    "param": "prompt",
+    "status": 400,
+    "innererror": {
+        "code": "ResponsibleAIPolicyViolation",
+        "content_filter_result": {"violence": {"filtered": True, "severity": "high"}},
+    },
+}})
+
+
+def role_missing(principal: str, operation: str, method: str, path: str) -> Answer:
+    """The identity has no role that allows the data action of `operation`."""
+    action = f"Microsoft.CognitiveServices/accounts/OpenAI/{operation}/action"
+    return error(401, "PermissionDenied", f"The principal `{principal}` lacks the required data "
+                 f"action `{action}` to perform `{method} {path}` operation.")
+
+
+def bad_request(message: str, param: Optional[str] = None) -> Answer:
+    """The request's content is wrong."""
+    return Answer(400, body={"error": {"code": "BadRequest", "message": message, "param": param,
+                                       "type": "invalid_request_error"}})
+
+
+def throttled(seconds: int = 10, **hints: str) -> Answer:
+    """A 429 with exactly the hint headers given: `throttled(retry_after_ms="1500")`. Without any
+    it carries none, as some of Azure's do; `seconds` is only what its message says."""
+    headers = [(name.replace("_", "-"), value) for name, value in hints.items()]
+    message = ("Requests to the ChatCompletions_Create Operation under Azure OpenAI API version "
+               "2024-10-21 have exceeded token rate limit of your current OpenAI S0 pricing tier. "
+               f"Please retry after {seconds} seconds.")
+    return error(429, "429", message).with_headers(headers)

@@ -1,0 +1,157 @@
+"""Answers of the operations that a deployment serves. They depend on nothing but the request, and
+say which resource gave them: the content of a completion is `answer from <resource>`."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+
+from . import errors, multipart, strict_json
+from .answers import Answer, sse
+from .records import RecordedRequest
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+SPEECH = b"ID3\x04\x00\x00" + bytes(range(256)) * 16
+# A PNG of one pixel.
+IMAGE = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
+         "DwADhgGAWjR9awAAAABJRU5ErkJggg==")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request's content: the fields of its JSON body or form."""
+
+    fields: Mapping[str, Any]
+    files: Mapping[str, bytes]
+
+    @property
+    def model(self) -> Optional[str]:
+        model = self.fields.get("model")
+        return model if isinstance(model, str) else None
+
+    @property
+    def stream(self) -> bool:
+        return self.fields.get("stream") in (True, "true")
+
+    @property
+    def include_usage(self) -> bool:
+        options = self.fields.get("stream_options")
+        return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def read(request: RecordedRequest) -> Union[Asked, Answer]:
+    """The content of a JSON or multipart request, or the refusal of one that cannot be read."""
+    content_type = request.header("content-type") or ""
+    if content_type.lower().startswith("multipart/"):
+        parts = multipart.parse(content_type, request.body)
+        if parts is None:
+            return errors.bad_request("The multipart form is malformed")
+        return Asked({part.name: part.text() for part in parts if part.filename is None},
+                     {part.name: part.content for part in parts if part.filename is not None})
+    try:
+        fields = request.json()
+    except strict_json.NotStrictJson as error:
+        return errors.bad_request(f"The request body is not valid JSON: {error}")
+    return Asked(fields, {}) if isinstance(fields, dict) else errors.bad_request("Not an object")
+
+
+def answer(operation: str, asked: Asked, model: str, resource: str) -> Answer:
+    """The answer of an inference operation that has no state."""
+    return _OPERATIONS[operation](asked, model, f"answer from {resource}")
+
+
+def session_created(model: str) -> str:
+    """The first event of a realtime session."""
+    session = {"id": f"sess_{uuid.uuid4().hex}", "object": "realtime.session", "model": model}
+    return json.dumps({"type": "session.created", "event_id": f"event_{uuid.uuid4().hex}",
+                       "session": session})
+
+
+def _chat(asked: Asked, model: str, content: str) -> Answer:
+    if not isinstance(asked.fields.get("messages"), list):
+        return errors.bad_request("'messages' is a required property", "messages")
+    base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model,
+            "system_fingerprint": "fp_simulated"}
+    if asked.stream:
+        base["object"] = "chat.completion.chunk"
+        words = [{"content": word} for word in _words(content)]
+        deltas = [{"role": "assistant", "content": ""}, *words]
+        choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+        end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        return _streamed(base, [*choices, end], asked)
+    message = {"role": "assistant", "content": content, "refusal": None}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    return Answer(200, body={**base, "object": "chat.completion", "choices": [choice],
+                             "usage": USAGE})
+
+
+def _completion(asked: Asked, model: str, content: str) -> Answer:
+    if "prompt" not in asked.fields:
+        return errors.bad_request("'prompt' is a required property", "prompt")
+    base = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model,
+            "object": "text_completion"}
+    if asked.stream:
+        return _streamed(base, [{"index": 0, "text": word, "finish_reason": None}
+                                for word in _words(content)], asked)
+    choice = {"index": 0, "text": content, "finish_reason": "stop", "logprobs": None}
+    return Answer(200, body={**base, "choices": [choice], "usage": USAGE})
+
+
+def _streamed(base: Dict[str, Any], choices: List[Dict[str, Any]], asked: Asked) -> Answer:
+    """Chunks, then the usage when it was asked for, then `[DONE]`."""
+    chunks: List[Union[Dict[str, Any], str]] = [{**base, "choices": [one]} for one in choices]
+    if asked.include_usage:
+        chunks.append({**base, "choices": [], "usage": USAGE})
+    return Answer(200, chunks=sse(*chunks, "[DONE]"))
+
+
+def _embeddings(asked: Asked, model: str, _content: str) -> Answer:
+    inputs = asked.fields.get("input")
+    if inputs is None:
+        return errors.bad_request("'input' is a required property", "input")
+    count = len(inputs) if isinstance(inputs, list) else 1
+    # The same two numbers, little-endian float32, for clients that ask for base64.
+    as_base64 = asked.fields.get("encoding_format") == "base64"
+    vector: Any = "AAAAPwAAgL4=" if as_base64 else [0.5, -0.25]
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(count)]
+    return Answer(200, body={"object": "list", "data": data, "model": model,
+                             "usage": {"prompt_tokens": 5, "total_tokens": 5}})
+
+
+def _transcription(asked: Asked, _model: str, content: str) -> Answer:
+    if "file" not in asked.files:
+        return errors.bad_request("'file' is a required property", "file")
+    return Answer(200, body={"text": f"{content}: {len(asked.files['file'])} bytes heard"})
+
+
+def _speech(asked: Asked, _model: str, _content: str) -> Answer:
+    if "input" not in asked.fields:
+        return errors.bad_request("'input' is a required property", "input")
+    return Answer(200, [("Content-Type", "audio/mpeg")], SPEECH)
+
+
+def _image(asked: Asked, _model: str, content: str) -> Answer:
+    if "prompt" not in asked.fields:
+        return errors.bad_request("'prompt' is a required property", "prompt")
+    return Answer(200, body={"created": int(time.time()),
+                             "data": [{"b64_json": IMAGE, "revised_prompt": content}]})
+
+
+def _words(content: str) -> List[str]:
+    words = content.split(" ")
+    return [words[0], *(f" {word}" for word in words[1:])]
+
+
+_OPERATIONS: Dict[str, Callable[[Asked, str, str], Answer]] = {
+    "chat/completions": _chat,
+    "completions": _completion,
+    "embeddings": _embeddings,
+    "audio/transcriptions": _transcription,
+    "audio/translations": _transcription,
+    "audio/speech": _speech,
+    "images/generations": _image,
+    "images/edits": _image,
+}

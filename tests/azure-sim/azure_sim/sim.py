@@ -1,0 +1,127 @@
+"""Simulated Azure as a whole: one identity endpoint, any number of resources, one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Coroutine, Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union
+
+import trustme
+
+from .identity import Identity
+from .resource import Resource
+from .server import Listener, stop_all
+from .service import Service
+
+T = TypeVar("T")
+
+
+class AzureSim:
+    """Runs on a thread of its own while it is entered; everything listens on 127.0.0.1.
+
+        with AzureSim() as sim:
+            east = sim.add_resource("eastus", host="contoso-eastus.openai.azure.com",
+                                    deployments={"gpt-4o-2024-11-20": "gpt-4o"})
+            ...
+            [request] = east.wait_for_requests(1)
+    """
+
+    def __init__(self, *, identity_port: int = 0) -> None:
+        self.identity = Identity()
+        self.resources: Dict[str, Resource] = {}
+        self._identity_port = identity_port
+        self._listeners: List[Listener] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="azure-sim", daemon=True)
+        self._stack = contextlib.ExitStack()
+        self._ca: Optional[trustme.CA] = None
+        self._ca_pem: Optional[Path] = None
+
+    def add_resource(self, name: str, *, host: Union[str, Sequence[str]],
+                     deployments: Optional[Mapping[str, str]] = None, region: Optional[str] = None,
+                     regional_host: Optional[str] = None, tls: bool = False, port: int = 0,
+                     refuses_connections: bool = False) -> Resource:
+        """A resource that listens when this returns. `host` is its custom subdomain, or several;
+        `region` defaults to the name; `regional_host` is the shared endpoint where keys only work.
+        With `refuses_connections` the port is taken and nobody listens on it."""
+        hosts = [host] if isinstance(host, str) else list(host)
+        resource = Resource(
+            name, hosts=hosts, deployments=deployments or {}, region=region or name,
+            regional_host=regional_host, tls=tls,
+        )
+        if refuses_connections:
+            resource.port = self._take_port(port)
+        else:
+            resource.port = self._listen(resource, port, sorted(resource.hosts) if tls else None)
+        self.resources[name] = resource
+        return resource
+
+    @property
+    def ca_pem(self) -> Path:
+        """The file with the authority that signs the TLS resources' certificates."""
+        self._authority()
+        assert self._ca_pem is not None
+        return self._ca_pem
+
+    def reset(self) -> None:
+        """Forget what was recorded and scripted, and every changed setting; keep the resources."""
+        services: List[Union[Identity, Resource]] = [self.identity, *self.resources.values()]
+        for service in services:
+            service.script.clear()
+            service.reset_settings()
+            service.recorder.clear()
+
+    def __enter__(self) -> "AzureSim":
+        self._thread.start()
+        try:
+            self.identity.port = self._listen(self.identity, self._identity_port, None)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
+                 trace: Optional[TracebackType]) -> None:
+        self._call(stop_all(self._listeners))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._stack.close()
+
+    def _listen(self, service: Service, port: int, tls_names: Optional[Sequence[str]]) -> int:
+        listener = Listener(service)
+        self._listeners.append(listener)
+        context = self._server_context(tls_names) if tls_names is not None else None
+        return self._call(listener.start(port, context))
+
+    def _take_port(self, port: int) -> int:
+        taken = self._stack.enter_context(socket.socket())
+        taken.bind(("127.0.0.1", port))
+        return int(taken.getsockname()[1])
+
+    def _server_context(self, names: Sequence[str]) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        self._authority().issue_cert(*names).configure_cert(context)
+        return context
+
+    def _authority(self) -> trustme.CA:
+        if self._ca is None:
+            self._ca = trustme.CA()
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="azure-sim-"))
+            self._ca_pem = Path(folder) / "ca.pem"
+            self._ca.cert_pem.write_to_path(str(self._ca_pem))
+        return self._ca
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _call(self, work: "Coroutine[Any, Any, T]") -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)

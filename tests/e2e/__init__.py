@@ -1,0 +1,1 @@
+"""Tests against a real Envoy, and what they are written in."""

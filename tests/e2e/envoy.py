@@ -1,0 +1,180 @@
+"""A real Envoy as a child process: started, waited for, asked, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
+
+import httpx
+
+T = TypeVar("T")
+START_DEADLINE = 60.0
+# Envoy begins by listing every extension and header that it knows, indented.
+_INVENTORY = re.compile(r"^\[[^\]]*\]\[\d+\]\[info\]\[main\] \[[^\]]*\]   .*\n", re.MULTILINE)
+_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+class EnvoyFailed(Exception):
+    """Envoy did not start, or did not do what was waited for; the message ends with its log."""
+
+
+class Envoy:
+    """One Envoy process, of the binary that the environment variable ENVOY names. Every port is
+    Envoy's choice.
+
+    `Envoy.started` lists every instance of this run, so that a failing test can show their logs.
+    """
+
+    started: List["Envoy"] = []
+
+    def __init__(self, bootstrap: Dict[str, Any], *, workers: int = 1,
+                 log_level: str = "info", wasm_log_level: str = "debug") -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="aoai-envoy-")
+        self._path = Path(self._folder.name)
+        (self._path / "bootstrap.json").write_text(json.dumps(bootstrap, indent=1))
+        self._log = self._path / "envoy.log"
+        self._final_log: Optional[str] = None
+        self.log_mark = 0  # where the log of the current test begins
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    _binary(), "--config-path", str(self._path / "bootstrap.json"),
+                    "--concurrency", str(workers), "--use-dynamic-base-id",
+                    "--admin-address-path", str(self._path / "admin"),
+                    "--log-level", log_level, "--component-log-level", f"wasm:{wasm_log_level}",
+                    "--drain-time-s", "2", "--parent-shutdown-time-s", "3",
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )
+        Envoy.started.append(self)
+        try:
+            self.admin = httpx.Client(base_url=f"http://{self._admin_address()}", timeout=10.0,
+                                      trust_env=False)
+            self.wait_until(self._ready, "readiness", START_DEADLINE)
+        except BaseException:
+            self._end_process()
+            raise
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called; a process that crashed has not been stopped."""
+        return self._final_log is not None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def port(self, listener: str = "ingress") -> int:
+        """The port that a listener got."""
+        return self.wait_until(lambda: self._listeners().get(listener), f"listener {listener}")
+
+    def stats(self) -> Dict[str, int]:
+        """Counters and gauges by name."""
+        found = self._admin("/stats?format=json&type=All").json()["stats"]
+        return {one["name"]: one["value"] for one in found if "name" in one}
+
+    def prometheus(self) -> str:
+        """The metrics as Prometheus reads them."""
+        return self._admin("/stats/prometheus").text
+
+    def config_dump(self) -> Dict[str, Any]:
+        return dict(self._admin("/config_dump?include_eds").json())
+
+    def log_text(self) -> str:
+        """Envoy's log so far; complete once it has been stopped."""
+        if self._final_log is not None:
+            return self._final_log
+        return self._log.read_text("utf-8", "replace")
+
+    def log_for_people(self) -> str:
+        """The log of the current test, without Envoy's inventory of itself and without the tokens
+        that should not be there."""
+        return _TOKEN.sub("<token>", _INVENTORY.sub("", self.log_text()[self.log_mark:]))
+
+    def wait_for_log(self, text: str, timeout: float = 10.0) -> str:
+        """The log, once it has `text`."""
+        return self.wait_until(lambda: self.log_text() if text in self.log_text() else None,
+                               f"log line with {text!r}", timeout)
+
+    def wait_for_stat(self, name: str, minimum: int = 1, timeout: float = 10.0) -> int:
+        """A counter's or gauge's value, once it is at least `minimum`."""
+        def value() -> Optional[int]:
+            found = self.stats().get(name, 0)
+            return found if found >= minimum else None
+        return self.wait_until(value, f"{name} of {minimum}", timeout)
+
+    def wait_until(self, look: Callable[[], Optional[T]], what: str, timeout: float = 10.0) -> T:
+        """What `look` returns as soon as that is neither None nor False."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = look()
+            if found is not None and found is not False:
+                return found
+            if not self.running:
+                raise EnvoyFailed(f"Envoy exited with {self._process.returncode} before {what}\n"
+                                  + self.log_for_people())
+            if time.monotonic() > deadline:
+                raise EnvoyFailed(f"no {what} within {timeout} s\n" + self.log_for_people())
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """End the process and remove its files. Returns the exit status; 0 is a clean end."""
+        if not self.stopped:
+            self._end_process()
+        return int(self._process.returncode)
+
+    def __enter__(self) -> "Envoy":
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
+                 trace: Optional[TracebackType]) -> None:
+        self.stop()
+
+    def _end_process(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if hasattr(self, "admin"):
+            self.admin.close()
+        self._final_log = self._log.read_text("utf-8", "replace")
+        self._folder.cleanup()
+
+    def _admin_address(self) -> str:
+        path = self._path / "admin"
+        return self.wait_until(lambda: path.read_text() if path.exists() else None,
+                               "admin address", START_DEADLINE)
+
+    def _ready(self) -> bool:
+        try:
+            return self.admin.get("/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _admin(self, path: str) -> httpx.Response:
+        return self.admin.get(path).raise_for_status()
+
+    def _listeners(self) -> Dict[str, int]:
+        statuses = self._admin("/listeners?format=json").json().get("listener_statuses", [])
+        return {one["name"]: one["local_address"]["socket_address"]["port_value"]
+                for one in statuses}
+
+
+def _binary() -> str:
+    path = os.environ.get("ENVOY")
+    if not path:
+        raise EnvoyFailed("ENVOY must name an Envoy binary, 1.36 or newer")
+    return path
