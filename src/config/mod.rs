@@ -1,6 +1,6 @@
 //! The configuration document, parsed once into a model that cannot be invalid.
 //!
-//! [`Config::from_json`] reads what Envoy hands the module; the command-line tool reads YAML of the
+//! [`Config::from_plugin`] reads what Envoy hands the module; the command-line tool reads YAML of the
 //! same shape through [`Config::from_node`]. Either every problem of the document comes back, or a
 //! [`Config`] in which every name resolves.
 
@@ -12,6 +12,7 @@ mod model;
 mod names;
 mod node;
 mod problem;
+mod protobuf;
 mod reader;
 mod subscription;
 mod time;
@@ -48,6 +49,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// Reads a configuration as Envoy hands it to a plugin: JSON, from a
+    /// `google.protobuf.StringValue`, or a `google.protobuf.Struct` in its wire format.
+    ///
+    /// # Errors
+    /// As [`Config::from_json`].
+    pub fn from_plugin(bytes: &[u8]) -> Result<Self, Problems> {
+        match protobuf::read_struct(bytes) {
+            Some(node) if !bytes.is_empty() => Self::from_node(&node),
+            _ => Self::from_json(bytes),
+        }
+    }
+
     /// Reads a configuration from JSON.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// How deep values may nest. The configuration needs six levels.
-const MAX_DEPTH: u8 = 32;
+pub(super) const MAX_DEPTH: u8 = 32;
 
 /// Up to here every whole number has its own `f64` (2⁵³).
 const EXACT_IN_F64: f64 = 9_007_199_254_740_992.0;
@@ -119,7 +119,7 @@ impl Node {
         }
     }
 
-    fn from_f64(number: f64) -> Self {
+    pub(super) fn from_f64(number: f64) -> Self {
         // The casts are exact: the number is whole and within ±2⁵³.
         if number.fract() != 0.0 || number.abs() > EXACT_IN_F64 {
             Self::Float(number)

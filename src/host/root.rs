@@ -34,7 +34,7 @@ impl Root {
         }
         let document = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX);
         let document = document.ok().flatten().unwrap_or_default();
-        Config::from_json(&document).map_err(|problems| problems.to_string())
+        Config::from_plugin(&document).map_err(|problems| problems.to_string())
     }
 }
 
