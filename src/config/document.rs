@@ -1,5 +1,6 @@
 //! Reads the document as a whole, in the order in which its parts refer to each other.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::backend::backends;
@@ -40,13 +41,16 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         let served = Served { backends: &backends, models: &models };
         subscriptions(reader, node, &served)
     });
-    let models = models.all.into_iter().filter_map(|known| known.model);
+    let mut by_name = BTreeMap::new();
+    for model in models.all.into_iter().filter_map(|known| known.model) {
+        by_name.insert(model.name.clone(), model);
+    }
     Some(Config {
         identity: identity?,
         audience: audience.unwrap_or_else(|| DEFAULT_AUDIENCE.to_owned()),
         token_wait: token_wait.unwrap_or(DEFAULT_TOKEN_WAIT),
         subscriptions: subscriptions?,
         backends: backends.all.into_iter().flatten().collect(),
-        models: models.map(|model| (model.name.clone(), model)).collect(),
+        models: by_name,
     })
 }

@@ -1,6 +1,5 @@
 //! Reads what callers may ask for, and who serves it.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -86,22 +85,26 @@ fn placements(
     model: Option<&str>,
     home: &mut usize,
 ) -> Option<Vec<Placement>> {
-    let mut seen = BTreeMap::new();
-    let mut placements = Vec::new();
+    let mut seen: Vec<(usize, usize)> = Vec::new();
+    let mut placements: Vec<Placement> = Vec::new();
     reader.items(node, "backend", |reader, index, node| {
         let Some(placement) = placement(reader, node, backends, model) else {
             return;
         };
         let (position, placement) = placement;
         *home = position.min(*home);
-        if let Some(first) = seen.insert(position, index) {
-            reader.problem(format!(
+        match seen.iter().find(|(other, _)| *other == position) {
+            Some((_, first)) => reader.problem(format!(
                 "the same backend as backends[{first}] of this model; expected each at most once"
-            ));
+            )),
+            None => seen.push((position, index)),
         }
-        placements.extend(placement);
+        if let Some(placement) = placement {
+            // Behind those of the same priority: their order is the document's.
+            let at = placements.partition_point(|other| other.priority <= placement.priority);
+            placements.insert(at, placement);
+        }
     })?;
-    placements.sort_by_key(|placement| placement.priority);
     Some(placements)
 }
 

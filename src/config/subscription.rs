@@ -176,15 +176,15 @@ fn models(reader: &mut Reader, node: &Node, known: &Models) -> Option<(ModelScop
         }
     };
     let mut home = usize::MAX;
-    let mut only = Vec::new();
+    let mut only: Vec<String> = Vec::new();
     for (index, name) in names {
         let position = reader.at_index(index, |reader| known.names.resolve(reader, name));
         if let Some(model) = position.and_then(|position| known.all.get(position)) {
             home = home.min(model.home);
-            only.push(name.to_owned());
+            let at = only.partition_point(|other| other.as_str() < name);
+            only.insert(at, name.to_owned());
         }
     }
-    only.sort();
     Some((ModelScope::Only(only), home))
 }
 
@@ -224,7 +224,7 @@ fn granted<'n>(reader: &mut Reader, node: &'n Node, what: &str) -> Option<Grante
         let Some(name) = reader.string(item) else {
             return;
         };
-        if let Some(first) = seen.insert(name, index) {
+        if let Some(first) = seen.insert(name.to_owned(), index) {
             reader.problem(format!("same as [{first}] of this list; expected each once"));
         } else if name == "*" {
             star = true;

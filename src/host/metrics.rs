@@ -1,7 +1,5 @@
 //! Metrics of one worker, defined when its configuration is.
 
-use std::collections::BTreeMap;
-
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
@@ -11,7 +9,7 @@ use crate::metrics::{self, FetchResult, Outcome};
 
 /// Handles of all metrics, so that counting looks nothing up in Envoy.
 pub(super) struct Metrics {
-    forwarded: BTreeMap<String, u32>,
+    forwarded: Vec<(String, u32)>,
     answered: Vec<(Reason, u32)>,
     fetches: Vec<(FetchResult, u32)>,
     remaining_seconds: Option<u32>,
@@ -46,7 +44,8 @@ impl Metrics {
     }
 
     pub(super) fn count_forwarded(&self, backend: &str) {
-        increment(self.forwarded.get(backend).copied());
+        let found = self.forwarded.iter().find(|(name, _)| name == backend);
+        increment(found.map(|(_, id)| *id));
     }
 
     pub(super) fn count_answered(&self, reason: Reason) {
