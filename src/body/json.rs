@@ -5,6 +5,7 @@
 //! document can hide from this reader what a generous parser would see.
 
 use super::{is_model, BodyError, ModelField, LONGEST_VALUE};
+use crate::config::Node;
 
 /// The longest spelling of a key that could be `model`: every letter as `\uXXXX`, and the quotes.
 const LONGEST_KEY: usize = "model".len() * "\\u0000".len() + 2;
@@ -204,7 +205,10 @@ impl Text {
         if self.too_long {
             return None;
         }
-        serde_json::from_slice(&self.raw).ok()
+        match Node::from_json(&self.raw) {
+            Ok(Node::String(text)) => Some(text),
+            _ => None,
+        }
     }
 
     fn is_model(&self) -> Result<bool, BodyError> {

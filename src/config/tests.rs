@@ -440,7 +440,7 @@ fn mistakes_of_models_are_told() {
         ("deployment by the model's name", "- name: embeddings\n", "- name: embeddings\n  backends: [{backend: sweden}]\n- name: a/b\n", &format!(r#"models[2].backends[0].deployment: missing, and the model's name "a/b" cannot be a deployment's; {DEPLOYMENT}"#)),
         ("negative priority", PLACEMENT, "{backend: eastus, priority: -1}", "models[0].backends[1].priority: found -1; expected a whole number from 0 to 127"),
         ("large priority", PLACEMENT, "{backend: eastus, priority: 128}", "models[0].backends[1].priority: found 128; expected a whole number from 0 to 127"),
-        ("priority with a fraction", PLACEMENT, "{backend: eastus, priority: 1.5}", "models[0].backends[1].priority: found 1.5; expected a whole number from 0 to 127"),
+        ("priority with a fraction", PLACEMENT, "{backend: eastus, priority: 1.5}", "models[0].backends[1].priority: found a number with a fraction, or far too large; expected a whole number from 0 to 127"),
         ("no weight", PLACEMENT, "{backend: eastus, weight: 0}", "models[0].backends[1].weight: found 0; expected a whole number from 1 to 1000"),
         ("large weight", PLACEMENT, "{backend: eastus, weight: 5000000000}", "models[0].backends[1].weight: found 5000000000; expected a whole number from 1 to 1000"),
         ("weight in quotes", PLACEMENT, "{backend: eastus, weight: '3'}", "models[0].backends[1].weight: found a string; expected a whole number from 1 to 1000"),
