@@ -155,7 +155,8 @@ class Envoy:
 
     def _admin_address(self) -> str:
         path = self._path / "admin"
-        return self.wait_until(lambda: path.read_text() if path.exists() else None,
+        # Envoy makes the file before it writes the address.
+        return self.wait_until(lambda: path.read_text() or None if path.exists() else None,
                                "admin address", START_DEADLINE)
 
     def _ready(self) -> bool:
