@@ -340,3 +340,6 @@ fn unserved() -> Answer {
 
 const OUTSIDE: &str = "This gateway serves the Azure OpenAI data plane: paths that begin with \
     /openai/deployments/{model}/, /openai/v1/ or /openai/. Check the client's endpoint or base URL.";
+
+#[cfg(test)]
+mod tests;
