@@ -39,6 +39,13 @@ impl Root {
 }
 
 impl Context for Root {
+    fn on_done(&mut self) -> bool {
+        if let Some(worker) = &self.worker {
+            worker.tokens.release(now());
+        }
+        true
+    }
+
     fn on_http_call_response(&mut self, _: u32, headers: usize, body_size: usize, _: usize) {
         let Some(worker) = &self.worker else {
             return;

@@ -121,6 +121,19 @@ impl Tokens {
         error!("the shared token slot cannot be written");
     }
 
+    /// Leaves a fetch to the others whose answer this worker will not see.
+    pub(super) fn release(&self, now: SystemTime) {
+        let Some(claim) = self.claim.take() else {
+            return;
+        };
+        for _ in 0..ATTEMPTS {
+            let (slot, version) = self.load();
+            if self.store(&slot.release(claim, now), version) {
+                return;
+            }
+        }
+    }
+
     fn remaining(&self, now: SystemTime) -> Duration {
         let bearer = self.bearer.borrow();
         let expires_at = bearer.as_ref().map(|bearer| bearer.expires_at);
@@ -159,7 +172,7 @@ fn report(before: &Slot, after: &Slot, outcome: Result<&Token, &Failure>, now: S
             next(token.expires_at),
         ),
         Ok(_) => {}
-        Err(failure) if before.failure() == Some(failure) => {}
+        Err(failure) if before.failure().is_some_and(|known| known.is_like(failure)) => {}
         Err(failure @ Failure::Refused { .. }) => error!(
             "no token for Azure: {failure}. This needs mending; asking again in {} s",
             next(after.due()),

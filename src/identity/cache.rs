@@ -99,6 +99,12 @@ impl Slot {
         }
     }
 
+    /// The slot after a claimant has gone whose fetch nobody will hear of: it is due again.
+    pub fn release(&self, claim: u64, now: SystemTime) -> Self {
+        let fetch = if self.is_claimed_by(claim) { Fetch::Due(now) } else { self.fetch };
+        Self { fetch, ..self.clone() }
+    }
+
     /// What a request finds at this time.
     pub fn readiness(&self, now: SystemTime) -> Readiness<'_> {
         match (&self.token, &self.failure) {
@@ -225,6 +231,13 @@ mod tests {
         assert_eq!(late, again, "the first worker's failure no longer counts");
         let late = again.settle(CLAIM, Ok(token("t", 100, 200)), at(7), 0);
         assert!(matches!(late.readiness(at(7)), Readiness::Ready(_)), "its token does");
+    }
+
+    #[test]
+    fn a_worker_that_goes_away_leaves_its_fetch_to_the_others() {
+        let claimed = Slot::new().claim(CLAIM, at(0), FETCH).expect("due");
+        assert_eq!(claimed.release(8, at(1)), claimed, "somebody else's is none of its business");
+        assert!(claimed.release(CLAIM, at(1)).claim(8, at(1), FETCH).is_some());
     }
 
     #[test]

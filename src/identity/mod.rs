@@ -74,6 +74,11 @@ impl Failure {
         matches!(self, Self::Refused { .. })
     }
 
+    /// Whether it is the same trouble as another failure, whatever the details.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.is_permanent(), self.status()) == (other.is_permanent(), other.status())
+    }
+
     /// The HTTP status of the answer, if there was one.
     pub fn status(&self) -> Option<u16> {
         match self {
