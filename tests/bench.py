@@ -110,8 +110,14 @@ def _upstream() -> Json:
             "match": {"prefix": "/"},
             "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
         }]}]},
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
+        # An answer before the request's last byte would cost the connection.
+        "http_filters": [
+            {"name": "envoy.filters.http.buffer", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer",
+                "max_request_bytes": 1 << 20}},
+            {"name": "envoy.filters.http.router", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}},
+        ],
     }
     address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     listener = {"name": "up", "address": address, "filter_chains": [{"filters": [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import uuid
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Mapping, Optional
@@ -38,7 +39,7 @@ def issue(*, audience: str, tenant: str, object_id: str, client_id: str, now: fl
     """A new token for one identity and audience, valid for `lifetime` seconds from `now`."""
     claims = Claims(
         aud=audience, iss=f"{ISSUER}{tenant}/", tid=tenant, oid=object_id, appid=client_id,
-        iat=int(now), nbf=int(now), exp=int(now + lifetime), jti=uuid.uuid4().hex,
+        iat=int(now), nbf=int(now), exp=math.ceil(now + lifetime), jti=uuid.uuid4().hex,
     )
     parts = (_json(_HEADER), _json(asdict(claims)), _SIGNATURE)
     return ".".join(_base64url(part) for part in parts)

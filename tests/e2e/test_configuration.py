@@ -1,0 +1,290 @@
+"""The configuration as Envoy takes it: refused with every problem, or used, and replaced while
+requests flow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple, Union
+
+import httpx
+import pytest
+
+from azure_sim import AzureSim, Delivery, Gate, ManagedIdentity, Resource
+from e2e import config
+from e2e.envoy import EnvoyFailed
+from e2e.gateway import Gateway, Rejected
+from e2e.single import BODY, CHAT, KEY, MODEL, OTHER_KEY, Json, assert_refused, chat, east, settings
+
+Start = Callable[..., Gateway]
+REGIONAL = "https://eastus.api.cognitive.microsoft.com"
+DOCUMENT = Union[Json, str]
+
+
+@pytest.fixture(scope="module")
+def resource(azure: AzureSim) -> Resource:
+    return east(azure)
+
+
+# Refused
+
+
+def regional(good: Json) -> DOCUMENT:
+    return {**good, "backends": [{"name": "eastus", "endpoint": REGIONAL}]}
+
+
+def unknown_field(good: Json) -> DOCUMENT:
+    return {**good, "subscription": []}
+
+
+def two_problems(good: Json) -> DOCUMENT:
+    models = [config.model(MODEL, config.route("eastsu"))]
+    return {**good, "token_wait": "5", "models": models}
+
+
+def not_json(_good: Json) -> DOCUMENT:
+    return '{"identity":'
+
+
+def empty(_good: Json) -> DOCUMENT:
+    return ""
+
+
+# What Envoy's log and `aoai check` must say, each in a line of its own.
+REFUSALS: Dict[str, Tuple[Callable[[Json], DOCUMENT], List[List[str]]]] = {
+    "regional endpoint": (regional, [[
+        'backends[0].endpoint: "eastus.api.cognitive.microsoft.com" is a regional endpoint',
+        "Resource Id is badly formed: NA", "Keys and Endpoint", "https://NAME.openai.azure.com"]]),
+    "unknown field": (unknown_field, [["subscription: ", '"subscriptions"']]),
+    "two problems": (two_problems, [['token_wait: found "5"', "500ms, 5s or 2m"],
+                                    ["models[0].backends[0].backend: ", '"eastsu"', '"eastus"']]),
+    "not JSON": (not_json, [["line 1, column ", "not JSON"]]),
+    "empty": (empty, [["document: empty; expected the configuration as JSON"]]),
+}
+ROWS = pytest.mark.parametrize("document, expected", list(REFUSALS.values()), ids=list(REFUSALS))
+
+
+def assert_says(text: str, expected: List[List[str]]) -> List[str]:
+    """That the text has a line with all parts of each expected one. Returns those lines."""
+    found = []
+    for parts in expected:
+        line = next((one for one in text.splitlines() if all(part in one for part in parts)), None)
+        assert line is not None, f"no line with all of {parts} in\n{text}"
+        found.append(line)
+    return found
+
+
+def check(tmp_path: Path, document: DOCUMENT) -> "subprocess.CompletedProcess[str]":
+    """`aoai check` of the document."""
+    tool = os.environ.get("AOAI")
+    assert tool, "AOAI must name the command-line tool (make tools)"
+    file = tmp_path / "gateway.json"
+    file.write_text(document if isinstance(document, str) else json.dumps(document))
+    return subprocess.run([tool, "check", str(file)], capture_output=True, text=True, timeout=30,
+                          check=False)
+
+
+@ROWS
+def test_envoy_does_not_start_with_a_wrong_configuration_and_says_why(
+        resource: Resource, start_gateway: Start, document: Callable[[Json], DOCUMENT],
+        expected: List[List[str]]) -> None:
+    with pytest.raises(EnvoyFailed, match="Envoy exited with 1") as failure:
+        start_gateway(document(settings(resource)))
+    assert_says(str(failure.value), expected)
+
+
+@ROWS
+def test_the_tool_says_the_same_as_the_module(
+        resource: Resource, start_gateway: Start, tmp_path: Path,
+        document: Callable[[Json], DOCUMENT], expected: List[List[str]]) -> None:
+    found = check(tmp_path, document(settings(resource)))
+    assert found.returncode == 1
+    lines = found.stdout.splitlines()
+    assert assert_says(found.stdout, expected) == lines, "each problem once, and nothing else"
+    with pytest.raises(EnvoyFailed) as failure:
+        start_gateway(document(settings(resource)))
+    log = str(failure.value).splitlines()
+    assert [line for line in lines if not any(line in one for one in log)] == []
+
+
+def test_the_tool_accepts_what_the_module_accepts(
+        azure: AzureSim, resource: Resource, start_gateway: Start, tmp_path: Path) -> None:
+    found = check(tmp_path, settings(resource))
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout == "ok: 1 subscription, 1 backend, 1 model\n"
+    with start_gateway(settings(resource)) as gateway:
+        assert chat(gateway).status_code == 200
+
+
+@pytest.mark.parametrize("root_id", ["", "Gateway", "something"])
+def test_envoy_does_not_start_with_a_root_id_that_names_no_stage(
+        resource: Resource, start_gateway: Start, root_id: str) -> None:
+    def rename(listener: Json) -> None:
+        plugin(listener)["root_id"] = root_id
+
+    with pytest.raises(EnvoyFailed, match=r'root_id: .*"gateway"'):
+        start_gateway(settings(resource), edit_listener=rename)
+
+
+def plugin(listener: Json) -> Json:
+    """The module's plugin configuration in a listener."""
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    [found] = [one for one in manager["http_filters"] if one["name"] == "envoy.filters.http.wasm"]
+    result: Json = found["typed_config"]["config"]
+    return result
+
+
+# Taken
+
+
+def test_a_struct_means_what_the_same_json_text_means(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    resource.deployments = {"other": MODEL}
+    routes = [config.route(resource, deployment="other", priority=0, weight=3)]
+    document = {**settings(resource, token_wait="2s"),
+                "models": [config.model(MODEL, *routes)]}
+    for as_struct in (False, True):
+        with start_gateway(document, as_struct=as_struct) as gateway:
+            assert chat(gateway).status_code == 200
+            assert_refused(chat(gateway, key=OTHER_KEY), 401, "unknown_key")
+    assert [one.path for one in resource.requests] == [
+        "/openai/deployments/other/chat/completions"] * 2
+
+
+def test_a_struct_is_refused_with_the_same_lines_as_json_text(
+        resource: Resource, start_gateway: Start, tmp_path: Path) -> None:
+    routes = [config.route(resource, weight=1.5)]
+    document = {**settings(resource), "models": [config.model(MODEL, *routes)], "unknown": 1}
+    lines = check(tmp_path, document).stdout.splitlines()
+    assert len(lines) == 2
+    with pytest.raises(EnvoyFailed) as failure:
+        start_gateway(document, as_struct=True)
+    log = str(failure.value).splitlines()
+    assert [line for line in lines if not any(line in one for one in log)] == []
+
+
+# Replaced
+
+
+class Load:
+    """Requests that flow while it is entered, each on a connection of its own and on kept ones."""
+
+    def __init__(self, gateway: Gateway, key: str) -> None:
+        self.results: List[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(gateway, key, kept))
+                         for kept in (True, False)]
+
+    def _run(self, gateway: Gateway, key: str, kept: bool) -> None:
+        headers = {"api-key": key, **({} if kept else {"connection": "close"})}
+        with httpx.Client(base_url=gateway.url, timeout=10.0, trust_env=False) as http:
+            while not self._stop.wait(0.002):
+                try:
+                    answer = http.post(CHAT, headers=headers, json=BODY)
+                    self.results.append(
+                        f"{answer.status_code} {answer.headers.get('x-aoai-reason', '')}".strip())
+                except httpx.HTTPError as error:
+                    self.results.append(repr(error))
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def grow(self, gateway: Gateway, by: int = 20) -> None:
+        """Returns when so many more requests have been answered."""
+        enough = len(self.results) + by
+        gateway.envoy.wait_until(lambda: len(self.results) >= enough, f"{by} more requests")
+
+
+def test_reloads_under_load_fail_no_request_and_fetch_no_token(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    new_key = "aoai_a-key-that-comes-by-reload"
+    with start_gateway(settings(resource, keys=(KEY, OTHER_KEY)), lds=True) as gateway:
+        assert chat(gateway, OTHER_KEY).status_code == 200
+        assert_refused(chat(gateway, new_key), 401, "unknown_key")
+        with Load(gateway, KEY) as load:
+            for number in range(5):
+                load.grow(gateway)
+                keys = (KEY, new_key) if number % 2 == 0 else (KEY, OTHER_KEY)
+                gateway.reconfigure(settings(resource, keys=keys))
+            load.grow(gateway)
+            gateway.envoy.wait_until(lambda: chat(gateway, new_key).status_code == 200, "new key")
+            gateway.envoy.wait_until(lambda: chat(gateway, OTHER_KEY).status_code == 401,
+                                     "removed key refused")
+            load.grow(gateway)
+            for _ in range(10):
+                assert chat(gateway, new_key).status_code == 200
+                assert_refused(chat(gateway, OTHER_KEY), 401, "unknown_key")
+        assert set(load.results) == {"200"}
+        assert len(load.results) >= 140
+        assert len(azure.identity.requests) == 1
+
+
+def test_requests_that_wait_for_the_token_survive_a_reload(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    gate = Gate()
+    azure.identity.script.then(Delivery(before=gate))
+    answers: List[int] = []
+    with start_gateway(settings(resource, token_wait="20s"), lds=True) as gateway:
+        waiting = [threading.Thread(target=lambda: answers.append(chat(gateway).status_code))
+                   for _ in range(6)]
+        for one in waiting[:3]:
+            one.start()
+        active = "http.ingress.downstream_rq_active"
+        gateway.envoy.wait_for_stat(active, 3)
+        gateway.reconfigure(settings(resource, keys=(KEY, OTHER_KEY), token_wait="20s"))
+        for one in waiting[3:]:
+            one.start()
+        gateway.envoy.wait_for_stat(active, 6)
+        assert resource.requests == []
+        gate.open()
+        for one in waiting:
+            one.join()
+        assert answers == [200] * 6
+        assert len(azure.identity.requests) == 1
+
+
+@pytest.mark.parametrize("row", ["regional endpoint", "not JSON"])
+def test_a_wrong_replacement_is_refused_and_the_old_configuration_serves_on(
+        azure: AzureSim, resource: Resource, start_gateway: Start, row: str) -> None:
+    document, expected = REFUSALS[row]
+    good = settings(resource)
+    with start_gateway(good, lds=True) as gateway:
+        assert chat(gateway).status_code == 200
+        with Load(gateway, KEY) as load:
+            load.grow(gateway)
+            with pytest.raises(Rejected):
+                gateway.reconfigure(document(good))
+            load.grow(gateway)
+        assert_says(gateway.envoy.log_text(), expected)
+        assert set(load.results) == {"200"}
+        gateway.reconfigure(settings(resource, keys=(KEY, OTHER_KEY)))
+        gateway.envoy.wait_until(lambda: chat(gateway, OTHER_KEY).status_code == 200, "new key")
+        assert len(azure.identity.requests) == 1
+
+
+def test_another_identity_gets_its_own_token(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    chosen = ManagedIdentity()
+    azure.identity.user_assigned = [chosen]
+    machine = azure.identity.system_assigned
+    assert machine is not None
+    with start_gateway(settings(resource), lds=True) as gateway:
+        assert chat(gateway).status_code == 200
+        other = config.managed_identity(client_id=chosen.client_id)
+        gateway.reconfigure(settings(resource, keys=(KEY, OTHER_KEY), identity=other))
+        gateway.envoy.wait_until(lambda: chat(gateway, OTHER_KEY).status_code == 200, "new key")
+    first, last = resource.requests[0], resource.requests[-1]
+    assert first.token is not None and first.token.oid == machine.object_id
+    assert last.token is not None and last.token.oid == chosen.object_id
+    assert [dict(one.query).get("client_id") for one in azure.identity.requests] == [
+        None, chosen.client_id]

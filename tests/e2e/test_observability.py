@@ -1,0 +1,271 @@
+"""What operators see, and what nobody must see."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import pytest
+import yaml
+
+from azure_sim import RESET, Answer, AzureSim, ManagedIdentity, Resource
+from azure_sim.records import RecordedRequest
+from e2e import config
+from e2e.bootstrap import Options, bootstrap
+from e2e.envoy import Envoy
+from e2e.gateway import Gateway
+from e2e.identity import more_listeners
+from e2e.single import (BODY, CHAT, KEY, MODEL, OTHER_KEY, V1_CHAT, Json, assert_refused, chat,
+                        east, raw_chat, settings)
+from e2e.wire import Connection, request
+
+EXAMPLE = Path(__file__).parents[2] / "envoy" / "azure.yaml"
+Start = Callable[..., Gateway]
+Labels = Tuple[Tuple[str, str], ...]
+
+
+@pytest.fixture(scope="module")
+def resource(azure: AzureSim) -> Resource:
+    return east(azure)
+
+
+# Metrics
+
+
+def labelled(bootstrap: Json) -> None:
+    """The pairs in the names of the metrics become labels as in the example that users copy."""
+    bootstrap["stats_config"] = yaml.safe_load(EXAMPLE.read_text())["stats_config"]
+
+
+def of_the_module(text: str) -> Dict[Tuple[str, Labels], int]:
+    """The module's metrics in Prometheus' format, by name and labels."""
+    found = re.finditer(r"^(aoai_\w+)\{(.*)\} (\d+)$", text, re.MULTILINE)
+    return {(one[1], tuple(sorted(re.findall(r'(\w+)="([^"]*)"', one[2])))): int(one[3])
+            for one in found}
+
+
+def requests_total(outcome: str, backend: str = "none") -> Tuple[str, Labels]:
+    return "aoai_requests_total", (("backend", backend), ("outcome", outcome))
+
+
+def fetches_total(result: str) -> Tuple[str, Labels]:
+    return "aoai_token_fetches_total", (("identity", "default"), ("result", result))
+
+
+REMAINING: Tuple[str, Labels] = ("aoai_token_remaining_seconds", (("identity", "default"),))
+
+
+def test_requests_are_counted_by_outcome_and_backend(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    azure.identity.lifetime = 1800
+    limited = config.subscription("limited", key=OTHER_KEY, models=[MODEL])
+    document = settings(resource)
+    document["subscriptions"].append(limited)
+    document["backends"].append(
+        config.backend("far-away_2", endpoint="https://contoso-far-away.openai.azure.com"))
+    document["models"].append(config.model("other", "far-away_2"))
+    with start_gateway(document, edit=labelled) as gateway:
+        gateway.envoy.wait_until(
+            lambda: of_the_module(gateway.envoy.prometheus()).get(fetches_total("success")) == 1,
+            "counted fetch")
+        for _ in range(3):
+            assert chat(gateway).status_code == 200
+        forbidden = CHAT.replace(MODEL, "other")
+        rows = [
+            ("missing_key", CHAT, ""), ("unknown_key", CHAT, "wrong"), ("unknown_key", CHAT, "x"),
+            ("model_not_allowed", forbidden, OTHER_KEY),
+            ("unknown_model", CHAT.replace(MODEL, "nothing"), KEY),
+            ("unknown_operation", "/elsewhere", KEY),
+            ("operation_not_allowed", "/openai/v1/files", KEY),
+            ("missing_model", V1_CHAT, KEY),
+        ]
+        for reason, target, key in rows:
+            headers = {"api-key": key} if key else {}
+            answer = gateway.http.post(target, headers=headers, json=BODY)
+            assert answer.headers.get("x-aoai-reason") == reason
+        # Nobody listens there; the request has gone on all the same.
+        assert gateway.http.post(forbidden, headers={"api-key": KEY}, json=BODY).status_code == 503
+        found = of_the_module(gateway.envoy.prometheus())
+        by_name = gateway.envoy.stats()
+    remaining = found.pop(REMAINING)
+    assert 1700 <= remaining <= 1800
+    counted = {name: count for name, count in found.items() if count}
+    assert counted == {
+        requests_total("forwarded", "eastus"): 3,
+        requests_total("forwarded", "far-away_2"): 1,
+        requests_total("unknown_key"): 2,
+        **{requests_total(reason): 1 for reason, _, _ in rows if reason != "unknown_key"},
+        fetches_total("success"): 1,
+    }
+    # Every outcome is there from the start, for alerts on rates.
+    assert {dict(labels)["outcome"] for name, labels in found if name == "aoai_requests_total"} >= {
+        "forwarded", "missing_key", "token_unavailable", "token_refused", "body_not_delivered"}
+    assert by_name["wasmcustom.aoai_requests_total.outcome.forwarded.backend.eastus"] == 3
+    assert by_name["wasmcustom.aoai_requests_total.outcome.unknown_key.backend.none"] == 2
+
+
+def test_token_fetches_are_counted_by_result_and_the_gauge_shows_no_token(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    azure.identity.system_assigned = None
+    azure.identity.script.then(Answer(500))
+    with start_gateway(settings(resource, token_wait="100ms"), edit=labelled) as gateway:
+        def metrics() -> Dict[Tuple[str, Labels], int]:
+            return of_the_module(gateway.envoy.prometheus())
+
+        gateway.envoy.wait_until(
+            lambda: metrics().get(fetches_total("failed")) == 1, "failed fetch")
+        assert_refused(chat(gateway), 503, "token_unavailable")
+        gateway.envoy.wait_until(lambda: metrics()[fetches_total("refused")] == 1, "refused fetch")
+        assert_refused(chat(gateway), 503, "token_refused")
+        found = metrics()
+    assert {name: count for name, count in found.items() if count} == {
+        requests_total("token_unavailable"): 1, requests_total("token_refused"): 1,
+        fetches_total("failed"): 1, fetches_total("refused"): 1}
+    assert found[REMAINING] == found[fetches_total("success")] == 0
+
+
+# The log
+
+SILENT_REPEATS = {
+    "the same failure": Answer(500, body={"error": "unknown", "error_description": "first-kind"}),
+    "throttling with Retry-After": Answer(429, [("Retry-After", "1")], {
+        "error": "throttled", "error_description": "second-kind"}),
+}
+
+
+@pytest.fixture(scope="module")
+def log_of_outages(workers: int) -> Iterator[List[str]]:
+    """The log of two outages of two failures each, at the same time, and of their ends."""
+    identities = {name: ManagedIdentity() for name in SILENT_REPEATS}
+    asked = {name: 0 for name in SILENT_REPEATS}
+    with AzureSim() as sim:
+        def rule(request: RecordedRequest) -> Any:
+            for name, identity in identities.items():
+                if dict(request.query).get("client_id") == identity.client_id:
+                    asked[name] += 1
+                    return SILENT_REPEATS[name] if asked[name] <= 2 else None
+            return None
+
+        sim.identity.user_assigned = list(identities.values())
+        sim.identity.script.always(rule)
+        configurations = {
+            name: settings(east(sim), identity=config.managed_identity(client_id=one.client_id))
+            for name, one in identities.items()}
+        with Gateway(settings(east(sim)), sim, workers=workers,
+                     edit=more_listeners(configurations)) as gateway:
+            gateway.envoy.wait_until(lambda: min(asked.values()) >= 3, "third fetches", 15.0)
+            for name in identities:
+                port = gateway.envoy.port(name)
+                with Connection(port) as connection:
+                    assert connection.exchange(raw_chat()).status == 200
+        yield gateway.envoy.log_text().splitlines()
+
+
+@pytest.mark.parametrize("kind", ["first-kind", "second-kind"], ids=list(SILENT_REPEATS))
+def test_an_outage_is_one_warning(log_of_outages: List[str], kind: str) -> None:
+    found = [line for line in log_of_outages if kind in line]
+    assert len(found) == 1, found
+    assert "[warning]" in found[0] and "no token for Azure" in found[0]
+
+
+def test_a_recovery_is_one_line(log_of_outages: List[str]) -> None:
+    found = [line for line in log_of_outages if "gives tokens again" in line]
+    assert len(found) == len(SILENT_REPEATS), found
+    assert all("[info]" in line and "after 2 failures" in line for line in found)
+
+
+def test_a_refusal_is_one_error(azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    azure.identity.system_assigned = None
+    with start_gateway(settings(resource)) as gateway:
+        for _ in range(5):
+            assert_refused(chat(gateway), 503, "token_refused")
+        found = [line for line in gateway.envoy.log_text().splitlines()
+                 if "no token for Azure" in line]
+    [line] = found
+    assert "[error]" in line and "Identity not found" in line
+
+
+# Secrets
+
+MARKED = "aoai_MARKED-key-of-a-subscription"
+MARKED_SECOND = "aoai_MARKED-second-key"
+MARKED_WRONG = "aoai_MARKED-but-wrong"
+
+
+def secret_calls() -> List[bytes]:
+    """Requests with keys in all places, right, wrong, twice, in broken requests."""
+    both = [("api-key", MARKED), ("authorization", f"Bearer {MARKED_WRONG}")]
+    v1_body = json.dumps({**BODY, "model": MODEL}).encode()
+    places: List[Tuple[str, List[Tuple[str, str]]]] = []
+    for key in (MARKED, MARKED_SECOND, MARKED_WRONG):
+        places += [("", [("api-key", key)]), ("", [("authorization", f"Bearer {key}")]),
+                   ("", [("ocp-apim-subscription-key", key)]), (f"&api-key={key}", []),
+                   (f"&subscription-key={key}", [])]
+    places += [("", both), ("", [("api-key", MARKED), ("api-key", MARKED_SECOND)])]
+    targets = [(CHAT, v1_body), (f"{V1_CHAT}?a=b", v1_body), (f"{V1_CHAT}?a=b", b'{"model":'),
+               (CHAT.replace(MODEL, "nothing"), b"{}"), ("/openai/v1/files?a=b", b"{}"),
+               ("/openai/%zz?a=b", b"{}"), ("/elsewhere?a=b", b"{}")]
+    return [request("POST", target + query, [*headers, ("content-type", "application/json")], body)
+            for target, body in targets for query, headers in places]
+
+
+def secrets(azure: AzureSim) -> List[str]:
+    """Every key and token, and the parts of tokens that would be as good as the whole."""
+    parts = [part for token in azure.identity.issued for part in (token, token.split(".")[1])]
+    return [MARKED, MARKED_SECOND, MARKED_WRONG, "MARKED", *(str(part) for part in parts)]
+
+
+def assert_hidden(text: str, hidden: List[str], where: str) -> None:
+    # The assertion must not print what it looks for.
+    leaks = [index for index, secret in enumerate(hidden) if secret in text]
+    assert leaks == [], f"{where} shows secrets"
+
+
+def test_keys_and_tokens_show_nowhere(
+        azure: AzureSim, resource: Resource, start_envoy: Callable[..., Envoy], workers: int
+        ) -> None:
+    azure.identity.issued.clear()
+    # A token in an answer that the module cannot use, then one in an answer of an error.
+    bad = azure.identity.token()
+    azure.identity.script.then(
+        Answer(200, body={"access_token": bad, "token_type": "Bearer"}),
+        Answer(500, body={"error": "odd", "access_token": bad}))
+    azure.identity.lifetime = 4
+    document = settings(resource, keys=(MARKED, MARKED_SECOND), token_wait="50ms")
+    envoy = start_envoy(bootstrap(document, azure, Options()), workers=workers,
+                        wasm_log_level="trace")
+    answers: List[str] = []
+
+    def send_all() -> List[int]:
+        statuses = []
+        for call in secret_calls():
+            with Connection(envoy.port()) as connection:
+                answer = connection.exchange(call)
+            statuses.append(answer.status)
+            answers.append(repr(answer.head.headers) + answer.body.decode("latin-1"))
+        return statuses
+
+    envoy.wait_until(lambda: len(azure.identity.requests) >= 1, "a fetch")
+    assert 503 in send_all()
+    envoy.wait_until(lambda: len(azure.identity.requests) >= 3, "a good fetch", 15.0)
+    envoy.wait_for_stat("wasmcustom.aoai_token_remaining_seconds.identity.default")
+    resource.script.then(Answer(500), Answer(401), RESET)
+    send_all()
+    assert {200, 400, 401, 403, 404} <= set(send_all())
+    hidden, digests = secrets(azure), [config.digest(key) for key in (MARKED, MARKED_SECOND)]
+    assert len(azure.identity.issued) >= 2
+    stats = json.dumps(envoy.stats()) + envoy.prometheus()
+    dump = json.dumps(envoy.config_dump())
+    for where, text in [("an answer", "\n".join(answers)), ("/stats", stats),
+                        ("/config_dump", dump)]:
+        assert_hidden(text, hidden, where)
+    for where, text in [("an answer", "\n".join(answers)), ("/stats", stats)]:
+        assert not any(digest[7:] in text for digest in digests), f"{where} shows digests"
+    assert all(digest in dump for digest in digests), "the search finds what is there"
+    assert envoy.stop() == 0
+    log = envoy.log_text()
+    assert_hidden(log, hidden, "the log")
+    assert not any(digest[7:] in log for digest in digests), "the log shows digests"
+    assert "[trace][wasm]" in log and "no token for Azure" in log

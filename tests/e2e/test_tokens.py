@@ -1,0 +1,449 @@
+"""Where the token comes from: fetches, failures of the identity endpoint, expiry, who waits."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+import pytest
+
+from azure_sim import HANG, RESET, Answer, AzureSim, Delivery, Gate, ManagedIdentity, Resource
+from azure_sim.records import RecordedRequest
+from azure_sim.script import Step
+from e2e import config
+from e2e.bootstrap import cluster
+from e2e.gateway import Gateway
+from e2e.identity import identity_port, more_listeners, token_answer
+from e2e.single import (JSON_TYPE, KEY, MODEL, V1_CHAT, Json, assert_refused, callers, chat, east,
+                        raw_chat, settings, until_served)
+from e2e.wire import Connection, Response, request
+
+Start = Callable[..., Gateway]
+SHORT_WAIT = "300ms"
+ACTIVE = "http.ingress.downstream_rq_active"
+
+
+@pytest.fixture(scope="module")
+def resource(azure: AzureSim) -> Resource:
+    return east(azure)
+
+
+# The first token
+
+
+def test_the_first_token_is_fetched_before_any_request(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    with start_gateway(settings(resource)) as gateway:
+        azure.identity.wait_for_requests(1)
+        gateway.envoy.wait_for_stat(
+            "wasmcustom.aoai_token_fetches_total.identity.default.result.success")
+        assert gateway.envoy.stats()["http.ingress.downstream_rq_total"] == 0
+        assert chat(gateway).status_code == 200
+        assert len(azure.identity.requests) == 1
+
+
+def test_the_endpoint_is_asked_as_imds_wants_it(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    with start_gateway(settings(resource)):
+        [seen] = azure.identity.wait_for_requests(1)
+    assert (seen.method, seen.path) == ("GET", "/metadata/identity/oauth2/token")
+    assert sorted(seen.query) == [("api-version", "2018-02-01"),
+                                  ("resource", "https://cognitiveservices.azure.com")]
+    assert seen.header_values("host") == ["169.254.169.254"]
+    assert seen.header_values("metadata") == ["true"]
+    assert seen.header("x-forwarded-for") is None
+    assert seen.body == b""
+
+
+def test_a_crowd_at_a_cold_start_is_served_from_one_fetch(
+        azure: AzureSim, resource: Resource, start_gateway: Start, workers: int) -> None:
+    gate = Gate()
+    azure.identity.script.always(Delivery(before=gate))
+    with start_gateway(settings(resource, token_wait="30s")) as gateway:
+        crowd = callers(gateway, 200)
+        for one in crowd:
+            one.send(raw_chat())
+        gateway.envoy.wait_for_stat(ACTIVE, 200)
+        stats = gateway.envoy.stats()
+        shares = [value for name, value in stats.items()
+                  if ".worker_" in name and name.startswith("listener.")
+                  and name.endswith("downstream_cx_active") and ".admin." not in name]
+        assert len(shares) == workers and all(shares)
+        assert resource.requests == []
+        gate.open()
+        assert [one.read_response().status for one in crowd] == [200] * 200
+        for one in crowd:
+            one.close()
+        assert len(resource.requests) == 200
+        assert len({one.token.jti for one in resource.requests if one.token}) == 1
+        assert len(azure.identity.requests) == azure.identity.max_concurrent == 1
+
+
+# Outages
+
+
+@dataclass
+class Outage:
+    """An endpoint that answers the first fetch so, and later ones once the test says so."""
+
+    first: Step
+    identity: ManagedIdentity = field(default_factory=ManagedIdentity)
+    fetches: List[float] = field(default_factory=list)
+    recovery: Gate = field(default_factory=Gate)
+    refused: Optional[Response] = None
+    refused_after: float = 0.0
+    forwarded_too_early: int = 0
+    served: Optional[Response] = None
+
+
+def outages_to_test() -> Dict[str, Outage]:
+    rows: Dict[str, Step] = {
+        "404": Answer(404),
+        "410 being updated": Answer(410),
+        "429": Answer(429, body="Too many requests"),
+        "429 with Retry-After": Answer(429, [("Retry-After", "2")]),
+        "500": Answer(500, body={"error": "unknown", "error_description": "internal"}),
+        "503 page": Answer(503, body="<html>"),
+        "garbage": Answer(200, body="<html>welcome</html>"),
+        "empty 200": Answer(200),
+        "truncated JSON": Answer(200, body=b'{"expires_in":"3600","access_token":"eyJ'),
+        "cut": Answer(200, body=b"{" + b" " * 1000, delivery=Delivery(cut_after=100)),
+        "oversized": Answer(200, body={"padding": "x" * 1_000_000, "access_token": "eyJ.eyJ.x",
+                                       "expires_in": "3600"}),
+        "no HTTP": Delivery(raw=b"\x00\x01 what is this\r\n\r\n"),
+        "reset": RESET,
+        "hanging": HANG,
+    }
+    return {name: Outage(first) for name, first in rows.items()}
+
+
+OUTAGES = list(outages_to_test())
+
+
+@pytest.fixture(scope="module")
+def outages(workers: int) -> Iterator[Dict[str, Outage]]:
+    """Every outage as it went, all at the same time: one Envoy, a listener and an identity for each
+    of them."""
+    found = outages_to_test()
+    with AzureSim() as sim:
+        resource = east(sim)
+
+        def rule(request: RecordedRequest) -> Optional[Step]:
+            client_id = dict(request.query).get("client_id")
+            outage = next((one for one in found.values() if one.identity.client_id == client_id),
+                          None)
+            if outage is None:
+                return None
+            outage.fetches.append(request.received_at)
+            return outage.first if len(outage.fetches) == 1 else Delivery(before=outage.recovery)
+
+        sim.identity.user_assigned = [one.identity for one in found.values()]
+        sim.identity.script.always(rule)
+        configurations = {name: settings(
+            resource, token_wait=SHORT_WAIT,
+            identity=config.managed_identity(client_id=outage.identity.client_id),
+        ) for name, outage in found.items()}
+        with Gateway(settings(resource), sim, workers=workers,
+                     edit=more_listeners(configurations)) as gateway:
+            sim.identity.wait_for_requests(len(found) + 1)
+            ports = {name: gateway.envoy.port(name) for name in found}
+            asking = {name: Connection(port) for name, port in ports.items()}
+            started = time.monotonic()
+            for connection in asking.values():
+                connection.send(raw_chat())
+            for name, connection in asking.items():
+                found[name].refused = connection.read_response()
+                found[name].refused_after = time.monotonic() - started
+                connection.close()
+            forwarded = len(resource.requests)
+            for outage in found.values():
+                outage.forwarded_too_early = forwarded
+                outage.recovery.open()
+            deadline = time.monotonic() + 12
+            while any(one.served is None for one in found.values()) and time.monotonic() < deadline:
+                for name, outage in found.items():
+                    if outage.served is None:
+                        answer = ask(ports[name])
+                        outage.served = answer if answer.status == 200 else None
+                time.sleep(0.05)
+            yield found
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+def test_without_a_token_requests_are_answered_in_time_and_go_nowhere(
+        outages: Dict[str, Outage], name: str) -> None:
+    outage = outages[name]
+    assert outage.refused is not None
+    assert_refused(outage.refused, 503, "token_unavailable")
+    head, body = outage.refused.head, json.loads(outage.refused.body)
+    assert body["error"]["code"] == "503" and body["error"]["type"] == "token_unavailable"
+    seconds, millis = (int(head.header(name) or 0) for name in ("retry-after", "retry-after-ms"))
+    assert 1000 <= millis <= 3000 and seconds == -(-millis // 1000)
+    assert head.header("x-should-retry") is None
+    assert outage.refused_after < 2.0
+    assert outage.forwarded_too_early == 0
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+def test_it_recovers_by_itself_once_the_endpoint_does(
+        outages: Dict[str, Outage], name: str) -> None:
+    outage = outages[name]
+    assert outage.served is not None and outage.served.status == 200
+    first, second = outage.fetches
+    # The first wait is a second, up to a quarter more, or what the endpoint asks for.
+    least = {"429 with Retry-After": 2.0, "hanging": 6.0}.get(name, 1.0)
+    assert least - 0.01 <= second - first <= least * 1.25 + 1.0
+
+
+def test_the_old_token_serves_through_an_outage_until_it_expires(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    first = iter([True])
+    azure.identity.script.always(
+        lambda _: token_answer(azure, lifetime=3) if next(first, False) else Answer(500))
+    with start_gateway(settings(resource, token_wait="100ms")) as gateway:
+        azure.identity.wait_for_requests(1)
+        until_served(gateway)
+        issued = azure.identity.requests[0].received_at
+        served_last, refused_first, deadline = 0.0, None, time.time() + 8
+        while refused_first is None and time.time() < deadline:
+            asked = time.time()
+            answer = ask(gateway.port)
+            if answer.status == 200:
+                served_last = asked
+            else:
+                assert_refused(answer, 503, "token_unavailable")
+                refused_first = time.time()
+            time.sleep(0.005)
+        assert refused_first is not None
+        assert served_last - issued > 2.5, "the old token serves after refreshes have failed"
+        assert 2.9 < refused_first - issued < 4.0
+        assert all(one.token and one.received_at < one.token.exp for one in resource.requests)
+        # One refresh at half-life, then waits that double, whatever the number of requests.
+        times = [one.received_at for one in azure.identity.requests]
+        gaps = [after - before for before, after in zip(times, times[1:])]
+        assert len(gaps) == 2 and 1.3 <= gaps[0] <= 1.9 and 0.99 <= gaps[1] <= 1.8
+        azure.identity.script.clear()
+        until_served(gateway)
+        assert azure.identity.max_concurrent == 1
+
+
+def test_tokens_expire_while_requests_flow_and_nobody_notices(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    azure.identity.script.always(lambda _: token_answer(azure, lifetime=3))
+    with start_gateway(settings(resource)) as gateway:
+        connections = callers(gateway, 8)
+        statuses: Dict[int, int] = {}
+        until = time.monotonic() + 7.5
+        while time.monotonic() < until:
+            for one in connections:
+                status = one.exchange(raw_chat()).status
+                statuses[status] = statuses.get(status, 0) + 1
+            time.sleep(0.01)
+        for one in connections:
+            one.close()
+    assert list(statuses) == [200]
+    assert all(one.token and one.received_at < one.token.exp for one in resource.requests)
+    # Refreshes come every 1.35 to 1.5 s; each worker for itself would make twice as many.
+    assert 5 <= len(azure.identity.requests) <= 7
+    assert azure.identity.max_concurrent == 1
+    assert len({one.token.jti for one in resource.requests if one.token}) >= 5
+
+
+# Refusals
+
+
+def nobody(azure: AzureSim) -> None:
+    azure.identity.system_assigned = None
+
+
+def several(azure: AzureSim) -> None:
+    azure.identity.system_assigned = None
+    azure.identity.user_assigned = [ManagedIdentity(), ManagedIdentity()]
+
+
+@pytest.mark.parametrize("machine, says", [(nobody, "Identity not found"),
+                                           (several, "Multiple user assigned identities exist")],
+                         ids=["identity not found", "multiple identities"])
+def test_a_refusal_ends_the_wait_and_is_not_asked_for_again(
+        azure: AzureSim, resource: Resource, start_gateway: Start,
+        machine: Callable[[AzureSim], None], says: str) -> None:
+    gate = Gate()
+    machine(azure)
+    azure.identity.script.then(Delivery(before=gate))
+    with start_gateway(settings(resource, token_wait="30s")) as gateway:
+        waiting = callers(gateway, 10)
+        for one in waiting:
+            one.send(raw_chat())
+        gateway.envoy.wait_for_stat(ACTIVE, 10)
+        gate.open()
+        answers = [one.read_response() for one in waiting]
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            answers.append(ask(gateway.port))
+            time.sleep(0.005)
+        for one in waiting:
+            one.close()
+        for answer in answers:
+            assert_refused(answer, 503, "token_refused")
+            assert answer.head.header("x-should-retry") == "false"
+            assert answer.head.header("retry-after") is None
+        assert len(azure.identity.requests) == 1
+        assert resource.requests == []
+        assert says in gateway.envoy.log_text()
+
+
+# The way to the endpoint
+
+
+def test_an_endpoint_that_refuses_connections_is_found_when_it_is_back(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    with AzureSim() as gone:
+        port = gone.identity.port
+    with start_gateway(settings(resource, token_wait=SHORT_WAIT),
+                       edit=identity_port(port)) as gateway:
+        answer = chat(gateway)
+        assert_refused(answer, 503, "token_unavailable")
+        assert int(answer.headers["retry-after-ms"]) >= 1000
+        assert resource.requests == []
+        with AzureSim(identity_port=port) as back:
+            until_served(gateway)
+            assert len(back.identity.requests) == 1
+
+
+def test_a_cluster_that_envoy_does_not_have_is_used_once_it_does(
+        azure: AzureSim, resource: Resource, start_gateway: Start, tmp_path: Path) -> None:
+    def write_clusters(*found: Json) -> None:
+        kind = {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster"}
+        document = {"resources": [{**kind, **one} for one in found]}
+        (tmp_path / "partial").write_text(json.dumps(document))
+        os.replace(tmp_path / "partial", tmp_path / "cds.json")
+
+    def clusters_from_a_file(bootstrap: Json) -> None:
+        clusters = bootstrap["static_resources"]["clusters"]
+        clusters[:] = [one for one in clusters if one["name"] != config.IDENTITY_CLUSTER]
+        bootstrap["dynamic_resources"] = {"cds_config": {
+            "resource_api_version": "V3", "path_config_source": {
+                "path": str(tmp_path / "cds.json"),
+                "watched_directory": {"path": str(tmp_path)}}}}
+
+    write_clusters()
+    with start_gateway(settings(resource, token_wait=SHORT_WAIT),
+                       edit=clusters_from_a_file) as gateway:
+        assert_refused(chat(gateway), 503, "token_unavailable")
+        assert resource.requests == azure.identity.requests == []
+        assert "no cluster" in gateway.envoy.log_text()
+        write_clusters(cluster(config.IDENTITY_CLUSTER, azure.identity.port))
+        until_served(gateway)
+
+
+# Which identity
+
+RESOURCE_ID = ("/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/group(1)"
+               "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/gateway")
+
+
+@pytest.mark.parametrize("selector, parameter", [
+    (None, None),
+    ("client_id", "client_id"),
+    ("object_id", "object_id"),
+    ("resource_id", "msi_res_id"),
+], ids=["system-assigned", "client_id", "object_id", "resource_id"])
+def test_requests_leave_as_the_configured_identity(
+        azure: AzureSim, resource: Resource, start_gateway: Start, selector: Optional[str],
+        parameter: Optional[str]) -> None:
+    other, chosen = ManagedIdentity(), ManagedIdentity(resource_id=RESOURCE_ID)
+    azure.identity.user_assigned = [other, chosen]
+    expected = azure.identity.system_assigned if selector is None else chosen
+    assert expected is not None
+    selected: Dict[str, Any] = {} if selector is None else {selector: getattr(chosen, selector)}
+    with start_gateway(settings(resource, identity=config.managed_identity(**selected))) as gateway:
+        assert chat(gateway).status_code == 200
+    [seen] = resource.requests
+    assert seen.token is not None
+    assert (seen.token.oid, seen.token.appid) == (expected.object_id, expected.client_id)
+    assert seen.token.aud == "https://cognitiveservices.azure.com"
+    [asked] = azure.identity.requests
+    parameters = {name: value for name, value in asked.query
+                  if name not in ("api-version", "resource")}
+    assert len(asked.query) == 2 + len(parameters)
+    assert parameters == ({} if parameter is None else {parameter: selected[str(selector)]})
+
+
+# Who waits
+
+
+def test_clients_that_leave_while_they_wait_leave_nothing_behind(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    gate = Gate()
+    azure.identity.script.then(Delivery(before=gate))
+    with start_gateway(settings(resource, token_wait="30s")) as gateway:
+        leaving, staying = callers(gateway, 50), callers(gateway, 5)
+        for one in [*leaving, *staying]:
+            one.send(raw_chat())
+        gateway.envoy.wait_for_stat(ACTIVE, 55)
+        for one in leaving:
+            one.leave()
+        gateway.envoy.wait_until(lambda: gateway.envoy.stats()[ACTIVE] == 5, "50 ended requests")
+        assert resource.requests == []
+        gate.open()
+        assert [one.read_response().status for one in staying] == [200] * 5
+        assert [one.exchange(raw_chat()).status for one in staying] == [200] * 5
+        for one in staying:
+            one.close()
+        gateway.envoy.wait_until(lambda: gateway.envoy.stats()[ACTIVE] == 0, "all requests ended")
+        assert len(resource.requests) == 10
+        assert len(azure.identity.requests) == 1
+
+
+@pytest.mark.parametrize("deployment", [MODEL, "gpt-4o-2024-11-20"], ids=["as it is", "renamed"])
+@pytest.mark.parametrize("known_before", [True, False],
+                         ids=["model first", "model after the token"])
+def test_a_body_that_trickles_in_around_the_token_arrives_whole(
+        azure: AzureSim, resource: Resource, start_gateway: Start, deployment: str,
+        known_before: bool) -> None:
+    resource.deployments = {deployment: MODEL}
+    gate = Gate()
+    azure.identity.script.then(Delivery(before=gate))
+    text = '"messages":[{"role":"user","content":"' + "schön " * 500 + '"}]'
+    whole = ('{"model" : "%s", %s }' if known_before else '{%s , "model":"%s"}')
+    parts = (MODEL, text) if known_before else (text, MODEL)
+    body = (whole % parts).encode()
+    pieces = [body[start:start + 400] for start in range(0, len(body), 400)]
+    before, after = pieces[:4], pieces[4:]
+    models = [config.model(MODEL, config.route(resource, deployment=deployment))]
+    with start_gateway({**settings(resource, token_wait="30s"), "models": models}) as gateway:
+        azure.identity.wait_for_requests(1)
+        with gateway.connect() as connection:
+            head = request("POST", V1_CHAT, [("api-key", KEY), JSON_TYPE,
+                                             ("transfer-encoding", "chunked")])
+            connection.send(head, *map(chunk, before))
+            sent = len(head) + sum(len(chunk(piece)) for piece in before)
+            gateway.envoy.wait_for_stat("http.ingress.downstream_cx_rx_bytes_total", sent)
+            assert resource.requests == []
+            gate.open()
+            gateway.envoy.wait_for_stat(
+                "wasmcustom.aoai_token_fetches_total.identity.default.result.success")
+            if known_before:
+                resource.recorder.wait_until(
+                    lambda seen: bool(seen) and seen[0].body_length > 0, "first part of the body")
+            connection.send(*map(chunk, after), "0\r\n\r\n")
+            assert connection.read_response().status == 200
+    expected = body.replace(b'"gpt-4o"', f'"{deployment}"'.encode())
+    [seen] = resource.requests
+    assert seen.complete and seen.body == expected
+    assert len(after) > 3 and len(before) > 3
+
+
+def ask(port: int) -> Response:
+    """The answer to a request on a connection of its own: Envoy closes one whose request it answers
+    before the body is there."""
+    with Connection(port) as connection:
+        return connection.exchange(raw_chat())
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
