@@ -68,6 +68,7 @@ impl<'a> Head<'a> {
                 ":path" => head.path = value,
                 "authorization" => {
                     if let Some(key) = bearer(value) {
+                        head.repeated_key |= is_joined(key);
                         head.present(key, seen.last_mut());
                     }
                 }
@@ -132,6 +133,14 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
+/// Whether this is the token of a header that came more than once: Envoy joins those with a comma.
+fn is_joined(token: &[u8]) -> bool {
+    token
+        .split(|&byte| byte == b',')
+        .skip(1)
+        .any(|value| bearer(value.trim_ascii_start()).is_some())
+}
+
 fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
@@ -182,6 +191,12 @@ mod tests {
         }
         let twice = pairs(&[("authorization", b"Bearer k"), ("authorization", b"Bearer k")]);
         assert!(Head::read(&twice).repeated_key);
+        for joined in ["Bearer k,Bearer k", "Bearer k, bearer l", "Bearer k,Basic b,Bearer l"] {
+            let joined = pairs(&[("authorization", joined.as_bytes())]);
+            assert!(Head::read(&joined).repeated_key);
+        }
+        let comma = pairs(&[("authorization", b"Bearer k,l")]);
+        assert!(!Head::read(&comma).repeated_key, "a key may have a comma");
     }
 
     #[test]

@@ -47,8 +47,13 @@ impl Operation {
     ///
     /// Fixed segments are compared in lower case: Azure's front does not care, so the scope must not.
     pub fn find(method: &str, segments: &[Cow<'_, str>]) -> Option<Self> {
-        let lower: Vec<Cow<'_, str>> = segments.iter().map(|segment| lower_case(segment)).collect();
-        let path: Vec<&str> = lower.iter().map(Cow::as_ref).collect();
+        let is_lower = |segment: &str| !segment.bytes().any(|byte| byte.is_ascii_uppercase());
+        if !segments.iter().all(|segment| is_lower(segment)) {
+            let lower: Vec<Cow<'_, str>> =
+                segments.iter().map(|segment| segment.to_ascii_lowercase().into()).collect();
+            return Self::find(method, &lower);
+        }
+        let path: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
         match path.as_slice() {
             ["openai", "deployments", _, operation @ ..] => Some(Self {
                 class: match (method, operation) {
@@ -90,14 +95,6 @@ fn is_stateless(operation: &[&str]) -> bool {
             | ["audio", "transcriptions" | "translations" | "speech"]
             | ["images", "generations" | "edits" | "variations"]
     )
-}
-
-fn lower_case(segment: &str) -> Cow<'_, str> {
-    if segment.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(segment.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(segment)
-    }
 }
 
 #[cfg(test)]

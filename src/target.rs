@@ -61,11 +61,11 @@ impl<'a> Target<'a> {
         let Some(relative) = path.strip_prefix(b"/") else {
             return Err(TargetError::NotAbsolute);
         };
-        let segments = relative
-            .split(|&byte| byte == b'/')
-            .filter(|segment| !segment.is_empty())
-            .map(decode_segment)
-            .collect::<Result<_, _>>()?;
+        // As many as the data plane's longest paths have.
+        let mut segments = Vec::with_capacity(8);
+        for segment in relative.split(|&byte| byte == b'/').filter(|segment| !segment.is_empty()) {
+            segments.push(decode_segment(segment)?);
+        }
         Ok(Self { segments, query })
     }
 

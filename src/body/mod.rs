@@ -96,9 +96,11 @@ impl BodyFormat {
                 .map(|boundary| Self::Multipart { boundary })
                 .ok_or(FormatError::Boundary);
         }
-        if essence
-            .get(.."multipart/".len())
-            .is_some_and(|start| start.eq_ignore_ascii_case("multipart/"))
+        // Envoy joins repeated headers with a comma.
+        if essence.contains(',')
+            || essence
+                .get(.."multipart/".len())
+                .is_some_and(|start| start.eq_ignore_ascii_case("multipart/"))
             || essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
         {
             return Err(FormatError::Unsupported);

@@ -137,11 +137,12 @@ impl MultipartReader {
                 if !plain {
                     return Err(BodyError::NotAString);
                 }
-                State::Model
+                return Ok(Step::Take(length + END.len(), State::Model));
             }
-            _ => State::Content { behind_cr: false },
+            _ => State::Content { behind_cr: true },
         };
-        Ok(Step::Take(length + END.len(), state))
+        // The line break of the empty line may belong to a delimiter: a part without content.
+        Ok(Step::Take(length + END.len() - 1, state))
     }
 
     fn model_value(&mut self) -> Result<Step, BodyError> {
@@ -157,6 +158,10 @@ impl MultipartReader {
         }
         let value = self.pending.get(..feed).and_then(|value| value.strip_suffix(b"\r"));
         let value = value.ok_or(BodyError::Unreadable)?;
+        // A part without content, and another one that pretends to be this one's.
+        if value.starts_with(self.delimiter.get(1..).unwrap_or_default()) {
+            return Err(BodyError::Unreadable);
+        }
         let name = std::str::from_utf8(value).map_err(|_| BodyError::NotAString)?;
         self.model =
             Some(ModelField { name: name.to_owned(), at: self.offset..self.offset + value.len() });
@@ -169,7 +174,6 @@ impl MultipartReader {
             None => behind_cr,
         };
         if let Some(feed) = find(&self.pending, &self.delimiter) {
-            // An empty part's delimiter stands right behind its headers' empty line.
             return if is_cr(feed) {
                 Ok(Step::Take(feed + self.delimiter.len(), State::Delimiter))
             } else {
@@ -281,6 +285,10 @@ fn parameters_of(mut rest: &str) -> Option<Vec<(&str, &str)>> {
             None => {
                 let end = behind.find(';').unwrap_or(behind.len());
                 let (value, behind) = behind.split_at_checked(end)?;
+                // Envoy joins repeated headers with a comma; a token has none.
+                if value.contains([',', '"']) {
+                    return None;
+                }
                 (value.trim(), behind)
             }
         };

@@ -201,6 +201,8 @@ fn the_format_follows_from_the_content_type() {
         ("multipart/form-data; boundary=\"a\r\n\"", Err(Boundary)),
         ("multipart/form-data; boundary=\"a", Err(Boundary)),
         ("multipart/mixed; boundary=b", Err(Unsupported)),
+        ("application/json,multipart/form-data; boundary=b", Err(Unsupported)),
+        ("multipart/form-data; boundary=b,application/json", Err(Boundary)),
         ("application/x-www-form-urlencoded", Err(Unsupported)),
     ];
     for (value, expected) in rows {

@@ -14,7 +14,7 @@ use crate::answer::Answer;
 use crate::config::{Config, Identity};
 use crate::identity::cache::{Readiness, Slot};
 use crate::identity::token::Token;
-use crate::identity::{Failure, Reply, FETCH_TIMEOUT};
+use crate::identity::{fetch_timeout, Failure, Reply};
 use crate::metrics::FetchResult;
 
 /// A claim outlives the fetch by this, so that its end is seen before somebody else starts.
@@ -82,11 +82,12 @@ impl Tokens {
     pub(super) fn tick(&self, now: SystemTime, metrics: &Metrics) -> SystemTime {
         let (slot, version) = self.load();
         let claim = dice(now);
-        if let Some(claimed) = slot.claim(claim, now, FETCH_TIMEOUT + CLAIM_MARGIN) {
+        let timeout = fetch_timeout(slot.failures());
+        if let Some(claimed) = slot.claim(claim, now, timeout + CLAIM_MARGIN) {
             if self.store(&claimed, version) {
                 self.claim.set(Some(claim));
                 let request = self.identity.request(&self.audience);
-                if let Err(nothing) = callout::send(&request, FETCH_TIMEOUT) {
+                if let Err(nothing) = callout::send(&request, timeout) {
                     self.settle(&nothing, now, metrics);
                 }
             }

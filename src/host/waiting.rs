@@ -97,7 +97,8 @@ impl Waiter {
                 Ok(None) => Turn::Wait,
                 Err(answer) => Turn::Answer(answer),
             },
-            Stage::Body { check_at, .. } if now >= *check_at => {
+            // Who has seen some of the body is waiting for its client, and not for Envoy.
+            Stage::Body { held: 0, check_at, .. } if now >= *check_at => {
                 *check_at = now + BODY_CHECK;
                 if hostcalls::set_effective_context(self.stream).is_ok() && body_is_held_back() {
                     Turn::Answer(Reason::BodyNotDelivered.because(HELD_BACK))

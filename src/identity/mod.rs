@@ -17,8 +17,12 @@ use crate::config::{Config, Identity};
 use crate::digest::Digest;
 use token::Token;
 
-/// How long an identity endpoint may take to answer. IMDS answers in milliseconds when it is well.
-pub const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an identity endpoint may take to answer after so many failures in a row. IMDS answers in
+/// milliseconds when it is well, so the first attempt is given up early enough for a second one while
+/// requests still wait; an endpoint that is slow is given more.
+pub fn fetch_timeout(failures: u32) -> Duration {
+    Duration::from_secs(if failures == 0 { 3 } else { 10 })
+}
 
 /// A request to an identity endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
