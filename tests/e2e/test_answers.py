@@ -1,0 +1,228 @@
+"""Every answer that the filter makes itself, and the connection after it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Dict, Union
+
+import pytest
+
+from azure_sim import HANG, Answer, AzureSim, Delivery, Gate
+from e2e import config
+from e2e.calls import (API_VERSION, JSON, MESSAGES, Call, arrived_at, chat, dated, get, goes_on,
+                       nothing_arrived, own_answer, send, served, v1, warm)
+from e2e.gateway import Gateway
+from e2e.wire import Head
+
+KEY, SUSPENDED, EARLY, LATE = "key-of-search", "key-suspended", "key-early", "key-late"
+KEYS = (KEY, SUSPENDED, EARLY, LATE, "not-a-key-of-anybody")
+TEAM = ("api-key", KEY)
+CONTENT = b'{"model":"gpt-4o","messages":[]}'
+
+
+def document(azure: AzureSim, **more: Any) -> Dict[str, Any]:
+    east = azure.resources["eastus"]
+    return config.config(
+        subscriptions=[
+            config.subscription("search", key=KEY, models=["gpt-4o"]),
+            config.subscription("old", key=SUSPENDED, state="suspended"),
+            config.subscription("next-year", key=EARLY, not_before="2999-01-01T00:00:00Z"),
+            config.subscription("last-year", key=LATE, expires_at="2001-01-01T00:00:00Z"),
+        ],
+        backends=[config.backend(east)],
+        models=[config.model("gpt-4o", east), config.model("secret", east)],
+        **more,
+    )
+
+
+def with_resource(azure: AzureSim) -> AzureSim:
+    azure.add_resource("eastus", host="contoso-eastus.openai.azure.com",
+                       deployments={"gpt-4o": "gpt-4o", "secret": "secret"})
+    return azure
+
+
+@pytest.fixture(scope="module")
+def cloud(azure: AzureSim) -> AzureSim:
+    return with_resource(azure)
+
+
+@pytest.fixture(scope="module")
+def gateway(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
+    return warm(start_gateway(document(cloud)), chat("gpt-4o", TEAM))
+
+
+ROWS = {
+    "no key": (chat("gpt-4o"), "missing_key"),
+    "no key, body-named": (v1(CONTENT), "missing_key"),
+    "no key, no model": (get("/openai/v1/models"), "missing_key"),
+    "no key, outside the data plane": (get("/"), "missing_key"),
+    "empty key": (chat("gpt-4o", ("api-key", "")), "missing_key"),
+    "basic authentication": (chat("gpt-4o", ("authorization", "Basic a2V5")), "missing_key"),
+    "unknown key": (chat("gpt-4o", ("api-key", KEYS[-1])), "unknown_key"),
+    "unknown key, body-named": (v1(CONTENT, ("api-key", KEYS[-1])), "unknown_key"),
+    "unknown key in the query": (
+        chat("gpt-4o", query=f"{API_VERSION}&api-key={KEYS[-1]}"), "unknown_key"),
+    "two different keys": (
+        chat("gpt-4o", TEAM, ("authorization", f"Bearer {KEYS[-1]}")), "conflicting_keys"),
+    "a key header twice": (chat("gpt-4o", TEAM, TEAM), "conflicting_keys"),
+    "suspended": (chat("gpt-4o", ("api-key", SUSPENDED)), "inactive_subscription"),
+    "not yet valid": (chat("gpt-4o", ("api-key", EARLY)), "inactive_subscription"),
+    "expired": (chat("gpt-4o", ("api-key", LATE)), "inactive_subscription"),
+    "expired, body-named": (v1(CONTENT, ("api-key", LATE)), "inactive_subscription"),
+    "expired, outside the data plane": (get("/", ("api-key", LATE)), "inactive_subscription"),
+    "model out of scope in the path": (chat("secret", TEAM), "model_not_allowed"),
+    "model out of scope in the query": (
+        get("/openai/v1/realtime?model=secret", TEAM), "model_not_allowed"),
+    "model out of scope in the body": (
+        v1(b'{"model":"secret","messages":[]}', TEAM), "model_not_allowed"),
+    "uploading a file": (Call("/openai/v1/files", [TEAM], b"x"), "operation_not_allowed"),
+    "reading a response": (get("/openai/v1/responses/resp_1", TEAM), "operation_not_allowed"),
+    "an operation of tomorrow": (v1(b"{}", TEAM, operation="new/thing"), "operation_not_allowed"),
+    "unknown model in the path": (chat("gpt-5", TEAM), "unknown_model"),
+    "unknown model in the query": (
+        get("/openai/realtime?deployment=gpt-5&" + API_VERSION, TEAM), "unknown_model"),
+    "unknown model in the body": (v1(b'{"model":"gpt-5"}', TEAM), "unknown_model"),
+    "the root": (get("/", TEAM), "unknown_operation"),
+    "the OpenAI path without /openai": (
+        Call("/v1/chat/completions", [TEAM, JSON], CONTENT), "unknown_operation"),
+    "the identity endpoint's path": (
+        get("/metadata/identity/oauth2/token", TEAM), "unknown_operation"),
+    "a dot segment": (
+        Call(dated("x/../gpt-4o"), [TEAM, JSON], MESSAGES), "unknown_operation"),
+    "no body": (Call("/openai/v1/chat/completions", [TEAM, JSON]), "missing_model"),
+    "a body without a model": (v1(MESSAGES, TEAM), "missing_model"),
+    "a body with two models": (v1(b'{"model":"gpt-4o","model":"gpt-4o"}', TEAM), "missing_model"),
+    "a body that is no JSON": (v1(b"model=gpt-4o", TEAM), "missing_model"),
+    "realtime without a model": (get("/openai/v1/realtime", TEAM), "missing_model"),
+}
+
+
+@pytest.mark.parametrize("call, reason", ROWS.values(), ids=ROWS.keys())
+def test_an_answer_is_that_of_the_table_and_the_connection_goes_on(
+        gateway: Gateway, azure: AzureSim, call: Call, reason: str) -> None:
+    with gateway.connect() as connection:
+        response = connection.exchange(call.raw())
+        own_answer(response, reason, hidden=KEYS)
+        nothing_arrived(azure)
+        goes_on(gateway, connection, call, response, chat("gpt-4o", TEAM))
+    arrived_at(azure, "eastus")
+
+
+MESSAGES_THAT_NAME = {
+    "when a subscription begins": (EARLY, "next-year is not valid before 2999-01-01T00:00:00Z"),
+    "when a subscription ended": (LATE, "last-year expired at 2001-01-01T00:00:00Z"),
+    "who is suspended": (SUSPENDED, "old is suspended"),
+}
+
+
+@pytest.mark.parametrize("key, text", MESSAGES_THAT_NAME.values(), ids=MESSAGES_THAT_NAME.keys())
+def test_the_message_names(gateway: Gateway, key: str, text: str) -> None:
+    with gateway.connect() as connection:
+        response = connection.exchange(chat("gpt-4o", ("api-key", key)).raw())
+    assert text in own_answer(response, "inactive_subscription", hidden=KEYS)
+
+
+def test_a_body_that_comes_long_after_its_head_is_served(gateway: Gateway, azure: AzureSim
+                                                         ) -> None:
+    """Longer than it takes to find that Envoy holds a body back. Two clients share the wait: one
+    that has sent its head alone, and one that has sent some of its body without the model."""
+    call = v1(b'{"messages":[],"model":"gpt-4o"}', TEAM)
+    raw = call.raw()
+    behind_head = len(raw) - len(call.body)
+    with gateway.connect() as head_only, gateway.connect() as some_body:
+        head_only.send(raw[:behind_head])
+        some_body.send(raw[:behind_head + 10])
+        assert head_only.silent_for(2.6)
+        head_only.send(raw[behind_head:])
+        assert head_only.read_response().status == 200
+        some_body.send(raw[behind_head + 10:])
+        assert some_body.read_response().status == 200
+    assert [one.body for one in azure.resources["eastus"].requests] == [call.body] * 2
+
+
+@pytest.fixture(scope="module")
+def held_back(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
+    """Without `allow_on_headers_stop_iteration` Envoy keeps bodies from a filter that waits."""
+    return warm(start_gateway(document(cloud), stop_iteration=False), chat("gpt-4o", TEAM))
+
+
+def test_a_body_that_envoy_holds_back_is_answered_within_two_seconds(
+        held_back: Gateway, azure: AzureSim) -> None:
+    with held_back.connect() as connection:
+        call, sent = v1(CONTENT, TEAM), time.monotonic()
+        response = connection.exchange(call.raw())
+        took = time.monotonic() - sent
+        message = own_answer(response, "body_not_delivered", hidden=KEYS)
+        assert "allow_on_headers_stop_iteration" in message
+        assert took < 2.5
+        nothing_arrived(azure)
+        served(connection, chat("gpt-4o", TEAM))
+    arrived_at(azure, "eastus")
+
+
+SERVED_WITHOUT_A_BODY = {
+    "model in the path": chat("gpt-4o", TEAM),
+    "no model": get("/openai/v1/models", TEAM),
+}
+
+
+@pytest.mark.parametrize("call", SERVED_WITHOUT_A_BODY.values(), ids=SERVED_WITHOUT_A_BODY.keys())
+def test_where_envoy_holds_bodies_back_other_requests_are_served(
+        held_back: Gateway, azure: AzureSim, call: Call) -> None:
+    with held_back.connect() as connection:
+        served(connection, call)
+    assert arrived_at(azure, "eastus").body == call.body
+
+
+def test_where_envoy_holds_bodies_back_a_missing_one_is_still_a_missing_model(
+        held_back: Gateway) -> None:
+    with held_back.connect() as connection:
+        own_answer(connection.exchange(v1(b"", TEAM).raw()), "missing_model", hidden=KEYS)
+
+
+IDENTITY_NOT_FOUND = Answer(400, body={
+    "error": "invalid_request", "error_description": "Identity not found"})
+
+TOKENS = {
+    "identity endpoint fails": (Answer(500, body={"error": "unknown"}), "token_unavailable"),
+    "identity endpoint does not answer": (HANG, "token_unavailable"),
+    "identity not found": (IDENTITY_NOT_FOUND, "token_refused"),
+}
+
+
+@pytest.mark.parametrize("identity, reason", TOKENS.values(), ids=TOKENS.keys())
+def test_without_a_token_nothing_leaves_and_the_answer_says_when_to_come_back(
+        workers: int, identity: Union[Answer, Delivery], reason: str) -> None:
+    with AzureSim() as sim:
+        sim.identity.script.always(identity)
+        with_resource(sim)
+        with Gateway(document(sim, token_wait="300ms"), sim, workers=workers) as gateway:
+            sim.identity.wait_for_requests(1)
+            for call in (chat("gpt-4o", TEAM), v1(CONTENT, TEAM), get("/openai/v1/models", TEAM)):
+                sent = time.monotonic()
+                response = send(gateway, call)
+                assert time.monotonic() - sent < 2.0
+                own_answer(response, reason, hidden=KEYS)
+                if reason == "token_unavailable":
+                    assert_comes_back_within(response.head, 70)
+            assert sim.resources["eastus"].requests == []
+
+
+def test_an_answer_for_want_of_a_token_leaves_the_connection_usable(workers: int) -> None:
+    with AzureSim() as sim:
+        gate = Gate()
+        sim.identity.script.then(Delivery(before=gate))
+        with_resource(sim)
+        with Gateway(document(sim, token_wait="500ms"), sim, workers=workers) as gateway:
+            call = get("/openai/v1/models", TEAM)
+            with gateway.connect() as connection:
+                own_answer(connection.exchange(call.raw()), "token_unavailable", hidden=KEYS)
+                gate.open()
+                served(connection, call)
+
+
+def assert_comes_back_within(head: Head, most: int) -> None:
+    seconds, milliseconds = (int(head.header(name) or "") for name in
+                             ("retry-after", "retry-after-ms"))
+    assert 1 <= seconds <= most
+    assert seconds == -(-milliseconds // 1000)
