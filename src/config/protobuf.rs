@@ -21,20 +21,28 @@ pub(super) fn read_struct(bytes: &[u8]) -> Option<Node> {
 fn structure(bytes: &[u8], levels: u8) -> Option<Node> {
     let levels = levels.checked_sub(1)?;
     let mut fields = Vec::new();
-    read_fields(bytes, |number, field| match (number, field) {
-        (1, Field::Bytes(entry)) => {
-            let (mut name, mut node) = (String::new(), Node::Null);
-            read_fields(entry, |number, field| match (number, field) {
-                (1, Field::Bytes(text)) => Some(name = string(text)?),
-                (2, Field::Bytes(found)) => Some(node = value(found, levels)?),
-                _ => None,
-            })?;
-            fields.push((name, node));
-            Some(())
+    read_fields(bytes, |number, field| {
+        match (number, field) {
+            (1, Field::Bytes(bytes)) => fields.push(entry(bytes, levels)?),
+            _ => return None,
         }
-        _ => None,
+        Some(())
     })?;
     Some(Node::Object(fields))
+}
+
+/// An entry of a map: its key and its value.
+fn entry(bytes: &[u8], levels: u8) -> Option<(String, Node)> {
+    let (mut name, mut node) = (String::new(), Node::Null);
+    read_fields(bytes, |number, field| {
+        match (number, field) {
+            (1, Field::Bytes(text)) => name = string(text)?,
+            (2, Field::Bytes(found)) => node = value(found, levels)?,
+            _ => return None,
+        }
+        Some(())
+    })?;
+    Some((name, node))
 }
 
 fn value(bytes: &[u8], levels: u8) -> Option<Node> {
@@ -57,9 +65,12 @@ fn value(bytes: &[u8], levels: u8) -> Option<Node> {
 fn list(bytes: &[u8], levels: u8) -> Option<Node> {
     let levels = levels.checked_sub(1)?;
     let mut items = Vec::new();
-    read_fields(bytes, |number, field| match (number, field) {
-        (1, Field::Bytes(item)) => Some(items.push(value(item, levels)?)),
-        _ => None,
+    read_fields(bytes, |number, field| {
+        match (number, field) {
+            (1, Field::Bytes(item)) => items.push(value(item, levels)?),
+            _ => return None,
+        }
+        Some(())
     })?;
     Some(Node::Array(items))
 }
@@ -125,7 +136,7 @@ mod tests {
         bytes
     }
 
-    fn entry(name: &str, value: &[u8]) -> Vec<u8> {
+    fn field(name: &str, value: &[u8]) -> Vec<u8> {
         message(&[(1, &message(&[(1, name.as_bytes()), (2, value)]))])
     }
 
@@ -142,7 +153,7 @@ mod tests {
             ("true", vec![0x20, 0x01], Node::Bool(true)),
             (
                 "an object",
-                message(&[(5, &entry("inner", &text))]),
+                message(&[(5, &field("inner", &text))]),
                 Node::Object(vec![("inner".to_owned(), Node::String("text".to_owned()))]),
             ),
             (
@@ -154,7 +165,7 @@ mod tests {
         ];
         for (name, bytes, expected) in rows {
             let expected = Node::Object(vec![("field".to_owned(), expected)]);
-            assert_eq!(read_struct(&entry("field", &bytes)), Some(expected), "{name}");
+            assert_eq!(read_struct(&field("field", &bytes)), Some(expected), "{name}");
         }
     }
 
@@ -162,7 +173,7 @@ mod tests {
     fn what_is_no_struct_is_none() {
         let nested = |levels| {
             let list = |inner: Vec<u8>, _| message(&[(6, &message(&[(1, &inner)]))]);
-            entry("field", &(1..levels).fold(message(&[(3, b"x")]), list))
+            field("field", &(1..levels).fold(message(&[(3, b"x")]), list))
         };
         assert!(read_struct(&nested(MAX_DEPTH)).is_some());
         assert_eq!(read_struct(&nested(MAX_DEPTH + 1)), None);

@@ -93,7 +93,7 @@ fn send(config: &Config, call: &Call<'_>, size: usize) -> Result<(String, String
         match reading.read(config, piece, pieces.peek().is_none())? {
             BodyStep::Read(still) => reading = still,
             BodyStep::Send { dispatch, splice, mut watch } => {
-                let mut body = call.body[..come].to_owned();
+                let mut body = call.body.get(..come).expect("ASCII").to_owned();
                 if let Some(splice) = &splice {
                     body.replace_range(splice.at.clone(), &splice.with);
                 }
