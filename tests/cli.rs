@@ -179,7 +179,11 @@ fn digest_takes_a_key_from_standard_input_only() {
             "endless",
             &[],
             "x".repeat(1 << 20),
-            run(2, "", "aoai: the key is longer than 8192 bytes, which no header carries\n"),
+            run(
+                2,
+                "",
+                "aoai: the key is longer than 1024 bytes, which the gateway takes for nobody's\n",
+            ),
         ),
         ("nothing", &[], String::new(), run(2, "", NONE)),
         ("new line alone", &[], "\n".to_owned(), run(2, "", NONE)),
