@@ -127,6 +127,11 @@ impl<'a> Field<'a> {
     }
 }
 
+/// Whether a header or trailer of this name must not go on, whatever it says.
+pub fn must_go(name: &str) -> bool {
+    name.starts_with(OWN_PREFIX) || KEY_HEADERS.contains(&name) || name == "authorization"
+}
+
 /// The token of `Bearer <token>` (RFC 6750); other schemes carry no subscription key.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;

@@ -10,6 +10,8 @@ use std::borrow::Cow;
 use percent_encoding::{percent_decode, utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use thiserror::Error;
 
+use crate::key::is_key;
+
 /// What a path segment may carry as it is: unreserved and sub-delims of RFC 3986, `:` and `@`.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -121,6 +123,24 @@ impl<'a> Parameter<'a> {
     fn halves(self) -> (&'a [u8], &'a [u8]) {
         split_once(self.raw, b'=').unwrap_or((self.raw, b""))
     }
+}
+
+/// A `:path` without the parameters that hold a key, however odd the rest of it is; `None` where there
+/// are none.
+pub fn without_keys(path: &[u8]) -> Option<Vec<u8>> {
+    let (start, query) = split_once(path, b'?')?;
+    let query = Query(Some(query));
+    if !query.parameters().any(is_key) {
+        return None;
+    }
+    let mut kept = start.to_vec();
+    let mut separator = b'?';
+    for parameter in query.parameters().filter(|&parameter| !is_key(parameter)) {
+        kept.push(separator);
+        separator = b'&';
+        kept.extend_from_slice(parameter.raw);
+    }
+    Some(kept)
 }
 
 /// What becomes of a query parameter on its way to the backend.
@@ -274,6 +294,20 @@ mod tests {
                 },
             );
             assert_eq!(written, *expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_leave_a_path_that_nothing_else_can_be_made_of() {
+        let rows: &[(&[u8], Option<&[u8]>)] = &[
+            (b"/a", None),
+            (b"/a?x=1", None),
+            (b"/a?api-key=k", Some(b"/a")),
+            (b"/../%zz?x=\xff&subscription%2Dkey=k&&y#", Some(b"/../%zz?x=\xff&&y#")),
+            (b"?API-KEY=k", Some(b"")),
+        ];
+        for (path, expected) in rows {
+            assert_eq!(without_keys(path).as_deref(), *expected, "{path:?}");
         }
     }
 

@@ -30,7 +30,7 @@ START_DEADLINE = 60.0
 CALLS = """\
 A chat completion, as Azure's own clients call it:
 
-  curl {url}/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21 \\
+  curl '{url}/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21' \\
     -H 'api-key: {key}' -H 'content-type: application/json' \\
     -d '{{"messages":[{{"role":"user","content":"hello"}}]}}'
 

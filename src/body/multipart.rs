@@ -4,6 +4,8 @@
 //! one see a different form: delimiters stand behind CRLF, a part has one plain `name`, and whatever
 //! looks like a delimiter without being one is refused.
 
+use memchr::memmem;
+
 use super::{is_model, BodyError, ModelField, LONGEST_VALUE};
 
 /// The longest header section of a part; browsers and SDKs write two short lines.
@@ -15,8 +17,8 @@ const LONGEST_BOUNDARY: usize = 70;
 /// Reads a form in pieces.
 #[derive(Debug)]
 pub struct MultipartReader {
-    /// `--` and the boundary, with the line feed before it.
-    delimiter: Vec<u8>,
+    /// `--` and the boundary.
+    dashed: Vec<u8>,
     state: State,
     /// What has come and is not decided yet.
     pending: Vec<u8>,
@@ -35,15 +37,15 @@ enum State {
     Headers,
     /// In the model's value.
     Model,
-    /// In another part's content; whether the last byte that was passed over is CR.
-    Content { behind_cr: bool },
+    /// In another part's content, behind these two bytes.
+    Content { behind: [u8; 2] },
     /// Behind the last delimiter.
     End,
 }
 
-/// What a step did with the pending bytes.
+/// What a step did with the bytes that are not decided.
 enum Step {
-    /// So many of them are decided; go on in this state.
+    /// So many of them are; go on in this state.
     Take(usize, State),
     /// More must come first.
     More,
@@ -52,7 +54,7 @@ enum Step {
 impl MultipartReader {
     pub(super) fn new(boundary: &str) -> Self {
         Self {
-            delimiter: [b"\n--", boundary.as_bytes()].concat(),
+            dashed: [b"--", boundary.as_bytes()].concat(),
             state: State::Start,
             pending: Vec::new(),
             offset: 0,
@@ -61,15 +63,21 @@ impl MultipartReader {
     }
 
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), BodyError> {
-        self.pending.extend_from_slice(piece);
-        while let Step::Take(length, state) = self.step()? {
-            self.pending.drain(..length.min(self.pending.len()));
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.extend_from_slice(piece);
+        let mut rest = pending.as_slice();
+        while let Step::Take(length, state) = self.step(rest)? {
+            rest = rest.get(length..).unwrap_or_default();
             self.offset += length;
             self.state = state;
             if length == 0 {
                 break;
             }
         }
+        // Once for each piece: moving the rest at every step would take quadratic time.
+        let decided = pending.len() - rest.len();
+        pending.drain(..decided);
+        self.pending = pending;
         Ok(())
     }
 
@@ -84,117 +92,117 @@ impl MultipartReader {
         self.model.as_ref()
     }
 
-    fn step(&mut self) -> Result<Step, BodyError> {
+    fn step(&mut self, rest: &[u8]) -> Result<Step, BodyError> {
         match self.state {
-            State::Start => self.start(),
-            State::Delimiter => self.delimiter_line(),
-            State::Headers => self.headers(),
-            State::Model => self.model_value(),
-            State::Content { behind_cr } => self.content(behind_cr),
-            State::End => self.epilogue(),
+            State::Start => self.start(rest),
+            State::Delimiter => delimiter_line(rest),
+            State::Headers => self.headers(rest),
+            State::Model => self.model_value(rest),
+            State::Content { behind } => self.content(rest, behind),
+            State::End => epilogue(rest),
         }
     }
 
     /// A preamble is allowed by RFC 2046 and written by nobody; generous parsers differ about it.
-    fn start(&self) -> Result<Step, BodyError> {
-        let first = self.delimiter.get(1..).unwrap_or_default();
-        let come = self.pending.len().min(first.len());
-        match (self.pending.get(..come), first.get(..come)) {
-            (Some(pending), Some(expected)) if pending == expected => Ok(if come == first.len() {
-                Step::Take(come, State::Delimiter)
-            } else {
-                Step::More
-            }),
-            _ => Err(BodyError::Unreadable),
+    fn start(&self, rest: &[u8]) -> Result<Step, BodyError> {
+        if rest.starts_with(&self.dashed) {
+            Ok(Step::Take(self.dashed.len(), State::Delimiter))
+        } else if self.dashed.starts_with(rest) {
+            Ok(Step::More)
+        } else {
+            Err(BodyError::Unreadable)
         }
     }
 
-    fn delimiter_line(&self) -> Result<Step, BodyError> {
-        match self.pending.as_slice() {
-            [b'\r', b'\n', ..] => Ok(Step::Take(2, State::Headers)),
-            [b'-', b'-', ..] => Ok(Step::Take(2, State::End)),
-            [] | [b'\r'] | [b'-'] => Ok(Step::More),
-            _ => Err(BodyError::Unreadable),
-        }
-    }
-
-    fn headers(&self) -> Result<Step, BodyError> {
+    fn headers(&self, rest: &[u8]) -> Result<Step, BodyError> {
         const END: &[u8] = b"\r\n\r\n";
-        let found = find(&self.pending, END);
-        let length = found.unwrap_or_else(|| (self.pending.len() + 1).saturating_sub(END.len()));
+        let found = memmem::find(rest, END);
+        let length = found.unwrap_or_else(|| (rest.len() + 1).saturating_sub(END.len()));
         if length > LONGEST_HEADERS {
             return Err(BodyError::Unreadable);
         }
         if found.is_none() {
             return Ok(Step::More);
         }
-        let headers = self.pending.get(..length).unwrap_or_default();
-        let state = match part_name(headers).ok_or(BodyError::Unreadable)? {
-            PartName { name, plain } if is_model(name)? => {
-                if self.model.is_some() {
-                    return Err(BodyError::TwoModels);
-                }
-                if !plain {
-                    return Err(BodyError::NotAString);
-                }
-                return Ok(Step::Take(length + END.len(), State::Model));
+        let headers = rest.get(..length).unwrap_or_default();
+        let part = part_name(headers).ok_or(BodyError::Unreadable)?;
+        let state = if is_model(part.name)? {
+            if self.model.is_some() {
+                return Err(BodyError::TwoModels);
             }
-            _ => State::Content { behind_cr: true },
+            if !part.plain {
+                return Err(BodyError::NotAString);
+            }
+            State::Model
+        } else {
+            // A part may have no content, and then its empty line's break is the delimiter's.
+            State::Content { behind: *b"\r\n" }
         };
-        // The line break of the empty line may belong to a delimiter: a part without content.
-        Ok(Step::Take(length + END.len() - 1, state))
+        Ok(Step::Take(length + END.len(), state))
     }
 
-    fn model_value(&mut self) -> Result<Step, BodyError> {
-        let found = find(&self.pending, &self.delimiter);
-        // The line feed of the delimiter stands here, or not before here.
-        let feed =
-            found.unwrap_or_else(|| (self.pending.len() + 1).saturating_sub(self.delimiter.len()));
-        if feed > LONGEST_VALUE + 1 {
+    fn model_value(&mut self, rest: &[u8]) -> Result<Step, BodyError> {
+        let delimiter = [b"\r\n", self.dashed.as_slice()].concat();
+        let found = memmem::find(rest, &delimiter);
+        // The delimiter stands here, or not before here.
+        let length = found.unwrap_or_else(|| (rest.len() + 1).saturating_sub(delimiter.len()));
+        if length > LONGEST_VALUE {
             return Err(BodyError::NotAString);
         }
         if found.is_none() {
             return Ok(Step::More);
         }
-        let value = self.pending.get(..feed).and_then(|value| value.strip_suffix(b"\r"));
-        let value = value.ok_or(BodyError::Unreadable)?;
-        // A part without content, and another one that pretends to be this one's.
-        if value.starts_with(self.delimiter.get(1..).unwrap_or_default()) {
+        let value = rest.get(..length).unwrap_or_default();
+        // What another parser could take for a delimiter, such as that of a part without content.
+        if memmem::find(value, &self.dashed).is_some() {
             return Err(BodyError::Unreadable);
         }
         let name = std::str::from_utf8(value).map_err(|_| BodyError::NotAString)?;
-        self.model =
-            Some(ModelField { name: name.to_owned(), at: self.offset..self.offset + value.len() });
-        Ok(Step::Take(feed + self.delimiter.len(), State::Delimiter))
+        let at = self.offset..self.offset + length;
+        self.model = Some(ModelField { name: name.to_owned(), at });
+        Ok(Step::Take(length + delimiter.len(), State::Delimiter))
     }
 
-    fn content(&self, behind_cr: bool) -> Result<Step, BodyError> {
-        let is_cr = |length: usize| match length.checked_sub(1) {
-            Some(last) => self.pending.get(last) == Some(&b'\r'),
-            None => behind_cr,
+    fn content(&self, rest: &[u8], behind: [u8; 2]) -> Result<Step, BodyError> {
+        let before = |at: usize| match (at.checked_sub(2), at.checked_sub(1)) {
+            (Some(two), Some(one)) => {
+                [rest.get(two), rest.get(one)].map(|b| b.copied().unwrap_or(0))
+            }
+            (None, Some(one)) => [behind[1], rest.get(one).copied().unwrap_or(0)],
+            _ => behind,
         };
-        if let Some(feed) = find(&self.pending, &self.delimiter) {
-            return if is_cr(feed) {
-                Ok(Step::Take(feed + self.delimiter.len(), State::Delimiter))
-            } else {
-                Err(BodyError::Unreadable)
+        if let Some(at) = memmem::find(rest, &self.dashed) {
+            return match before(at) {
+                [b'\r', b'\n'] => Ok(Step::Take(at + self.dashed.len(), State::Delimiter)),
+                // A line break to some parsers, and none to others.
+                [_, b'\n' | b'\r'] => Err(BodyError::Unreadable),
+                _ => Ok(Step::Take(at + 1, State::Content { behind: before(at + 1) })),
             };
         }
         // All but what could be the beginning of a delimiter.
-        let decided = self.pending.len().saturating_sub(self.delimiter.len() - 1);
+        let decided = (rest.len() + 1).saturating_sub(self.dashed.len());
         if decided == 0 {
             return Ok(Step::More);
         }
-        Ok(Step::Take(decided, State::Content { behind_cr: is_cr(decided) }))
+        Ok(Step::Take(decided, State::Content { behind: before(decided) }))
     }
+}
 
-    /// Some clients end with a line break. More than that would be a second form.
-    fn epilogue(&self) -> Result<Step, BodyError> {
-        if self.pending.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
-            Ok(Step::Take(self.pending.len(), State::End))
-        } else {
-            Err(BodyError::Unreadable)
-        }
+fn delimiter_line(rest: &[u8]) -> Result<Step, BodyError> {
+    match rest {
+        [b'\r', b'\n', ..] => Ok(Step::Take(2, State::Headers)),
+        [b'-', b'-', ..] => Ok(Step::Take(2, State::End)),
+        [] | [b'\r'] | [b'-'] => Ok(Step::More),
+        _ => Err(BodyError::Unreadable),
+    }
+}
+
+/// Some clients end with a line break. More than that would be a second form.
+fn epilogue(rest: &[u8]) -> Result<Step, BodyError> {
+    if rest.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+        Ok(Step::Take(rest.len(), State::End))
+    } else {
+        Err(BodyError::Unreadable)
     }
 }
 
@@ -214,8 +222,8 @@ fn part_name(headers: &[u8]) -> Option<PartName<'_>> {
             return None;
         }
         let (field, value) = line.split_once(':')?;
-        // A folded line begins with white space; a field name has none anywhere.
-        if field.is_empty() || field.contains([' ', '\t']) {
+        // So no line is a folded one either.
+        if !is_token(field) {
             return None;
         }
         if field.eq_ignore_ascii_case("content-disposition") {
@@ -238,24 +246,28 @@ fn disposition(value: &str) -> Option<PartName<'_>> {
     let mut name = None;
     let mut plain = true;
     for (parameter, value) in parameters_of(parameters)? {
-        if parameter.eq_ignore_ascii_case("name") {
-            if value.contains('\\') || name.replace(value).is_some() {
-                return None;
-            }
-        } else if parameter.eq_ignore_ascii_case("name*") {
-            return None;
-        } else {
-            plain = false;
+        match parameter.to_ascii_lowercase().as_str() {
+            "name" if name.is_none() && is_plain(value) => name = Some(value),
+            "filename" | "filename*" => plain = false,
+            // Twice, encoded or in pieces (RFC 2231, RFC 2047): parsers differ.
+            _ => return None,
         }
     }
     name.map(|name| PartName { name, plain })
+}
+
+/// Whether all parsers read a name alike.
+fn is_plain(name: &str) -> bool {
+    !name.contains("=?") && !name.contains(|c: char| c.is_control() || c == '\\')
 }
 
 /// The boundary among the parameters of a content type, if there is exactly one that RFC 2046 allows.
 pub(super) fn boundary(parameters: &str) -> Option<String> {
     let mut found = None;
     for (name, value) in parameters_of(parameters)? {
-        if name.eq_ignore_ascii_case("boundary") && found.replace(value).is_some() {
+        let is_boundary = name.eq_ignore_ascii_case("boundary");
+        // Encoded, in pieces, or twice.
+        if name.contains('*') || is_boundary && found.replace(value).is_some() {
             return None;
         }
     }
@@ -285,15 +297,17 @@ fn parameters_of(mut rest: &str) -> Option<Vec<(&str, &str)>> {
             None => {
                 let end = behind.find(';').unwrap_or(behind.len());
                 let (value, behind) = behind.split_at_checked(end)?;
-                // Envoy joins repeated headers with a comma; a token has none.
-                if value.contains([',', '"']) {
+                let value = value.trim();
+                // Many write a boundary with `=` or `/` without quotes. White space, parentheses and
+                // commas end a value for some parsers, and Envoy joins repeated headers by the last.
+                if value.contains([',', '"', '(', ')', ' ', '\t']) {
                     return None;
                 }
-                (value.trim(), behind)
+                (value, behind)
             }
         };
         let behind = behind.trim_start();
-        if name.is_empty() || name.contains(['"', ';', ' ']) {
+        if !is_token(name) {
             return None;
         }
         if !(behind.is_empty() || behind.starts_with(';')) {
@@ -310,15 +324,8 @@ fn quoted_string(quoted: &str) -> Option<(&str, &str)> {
     (!value.ends_with('\\')).then_some((value, behind))
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    let (&first, _) = needle.split_first()?;
-    let mut from = 0;
-    while let Some(found) = haystack.get(from..)?.iter().position(|&byte| byte == first) {
-        let at = from + found;
-        if haystack.get(at..)?.starts_with(needle) {
-            return Some(at);
-        }
-        from = at + 1;
-    }
-    None
+/// RFC 9110, 5.6.2.
+fn is_token(text: &str) -> bool {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(is_token)
 }

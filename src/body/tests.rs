@@ -181,6 +181,15 @@ fn the_model_of_a_form() {
     }
 }
 
+/// What took quadratic time would take minutes here.
+#[test]
+fn a_form_of_very_many_parts_is_read() {
+    let mut body = "--A\r\nContent-Disposition:form-data;name=x\r\n\r\n\r\n".repeat(200_000);
+    body += "--A--";
+    let form = BodyFormat::Multipart { boundary: "A".to_owned() };
+    assert_eq!(read(&form, body.as_bytes(), body.len()), Ok(None));
+}
+
 #[test]
 fn the_format_follows_from_the_content_type() {
     use FormatError::*;
@@ -200,6 +209,11 @@ fn the_format_follows_from_the_content_type() {
         ("multipart/form-data; boundary=\"a\"; boundary=\"b\"", Err(Boundary)),
         ("multipart/form-data; boundary=\"a\r\n\"", Err(Boundary)),
         ("multipart/form-data; boundary=\"a", Err(Boundary)),
+        ("multipart/form-data; boundary=a; boundary*=UTF-8''b", Err(Boundary)),
+        ("multipart/form-data; boundary*0=b", Err(Boundary)),
+        ("multipart/form-data; boundary=b a", Err(Boundary)),
+        ("multipart/form-data; boundary=b(a)", Err(Boundary)),
+        ("multipart/form-data; boundary=----=_Part_1/2", form("----=_Part_1/2")),
         ("multipart/mixed; boundary=b", Err(Unsupported)),
         ("application/json,multipart/form-data; boundary=b", Err(Unsupported)),
         ("multipart/form-data; boundary=b,application/json", Err(Boundary)),

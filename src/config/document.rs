@@ -7,9 +7,10 @@ use super::backend::backends;
 use super::identity::{audience, identity};
 use super::model::models;
 use super::node::Node;
+use super::problem::quoted;
 use super::reader::Reader;
 use super::subscription::{subscriptions, Served};
-use super::{time, Config};
+use super::{time, Config, Identity};
 
 /// Azure's public cloud.
 const DEFAULT_AUDIENCE: &str = "https://cognitiveservices.azure.com";
@@ -41,6 +42,15 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         let served = Served { backends: &backends, models: &models };
         subscriptions(reader, node, &served)
     });
+    if let Some(Identity::Managed { cluster, .. }) = &identity {
+        for (index, backend) in backends.all.iter().enumerate() {
+            if backend.as_ref().is_some_and(|backend| backend.cluster == *cluster) {
+                reader.at_field("backends", |reader| {
+                    reader.at_index(index, |reader| shared_cluster(reader, cluster));
+                });
+            }
+        }
+    }
     let mut by_name = BTreeMap::new();
     for model in models.all.into_iter().filter_map(|known| known.model) {
         by_name.insert(model.name.clone(), model);
@@ -53,4 +63,14 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         backends: backends.all.into_iter().flatten().collect(),
         models: by_name,
     })
+}
+
+fn shared_cluster(reader: &mut Reader, cluster: &str) {
+    let cluster = quoted(cluster);
+    reader.at_field("cluster", |reader| {
+        reader.problem(format!(
+            "{cluster} is also the identity's cluster; expected one of its own, or requests would go \
+             to the identity endpoint"
+        ));
+    });
 }

@@ -8,7 +8,7 @@ const SHOWN_CHARACTERS: usize = 80;
 /// One thing that is wrong with the document, at one place of it.
 ///
 /// It displays as `backends[1].endpoint: "…" is a regional endpoint; …`: the place, what was found
-/// there, and what would be right. It is one line, and never repeats what could be a key.
+/// there, and what would be right. It is one line, and never repeats what stands where a key's digest should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     path: String,

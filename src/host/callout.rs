@@ -10,11 +10,11 @@ use crate::identity::{Reply, Request};
 /// More than any identity endpoint has to say. What is longer is cut, and then is no JSON.
 const LONGEST_BODY: usize = 64 * 1024;
 
-/// Sends a request; its answer comes to the context that is current now.
-pub(super) fn send(request: &Request, timeout: Duration) -> Result<(), Reply> {
+/// Sends a request; its answer comes to the context that is current now, with this number.
+pub(super) fn send(request: &Request, timeout: Duration) -> Result<u32, Reply> {
     let headers = request.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     match hostcalls::dispatch_http_call(&request.cluster, headers, None, Vec::new(), timeout) {
-        Ok(_) => Ok(()),
+        Ok(callout) => Ok(callout),
         Err(Status::BadArgument) => {
             Err(Reply::Nothing("Envoy has no cluster of the identity's name"))
         }

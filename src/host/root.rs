@@ -46,13 +46,13 @@ impl Context for Root {
         true
     }
 
-    fn on_http_call_response(&mut self, _: u32, headers: usize, body_size: usize, _: usize) {
+    fn on_http_call_response(&mut self, callout: u32, headers: usize, body: usize, _: usize) {
         let Some(worker) = &self.worker else {
             return;
         };
-        let reply = callout::receive(headers, body_size);
+        let reply = callout::receive(headers, body);
         let now = now();
-        worker.tokens.settle(&reply, now, &worker.metrics);
+        worker.tokens.settle(callout, &reply, now, &worker.metrics);
         worker.waiting.serve(worker, now);
         worker.tick_within(worker.waiting.poll().unwrap_or_default());
     }

@@ -13,7 +13,8 @@ use super::worker::{now, Worker};
 use crate::answer::Answer;
 use crate::config::Backend;
 use crate::gateway::{self, BodyStep, Dispatch, Reading, Splice, Step, Watch};
-use crate::head::Head;
+use crate::head::{self, Head};
+use crate::target;
 
 /// After so long without a body it is looked into whether Envoy holds it back.
 pub(super) const BODY_CHECK: Duration = Duration::from_secs(1);
@@ -62,6 +63,11 @@ impl Stream {
         let head = Head::read(&pairs);
         for name in &head.remove {
             let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
+        }
+        // Before anything is answered: Envoy's access log shows the path.
+        if let Some(path) = target::without_keys(head.path) {
+            let _ =
+                hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, ":path", Some(&path));
         }
         let now = now();
         match gateway::admit(&worker.config, &head, ended, now) {
@@ -186,6 +192,12 @@ impl HttpContext for Stream {
             Stage::Body { held, .. } | Stage::Token { held, .. } => *held,
             _ => 0,
         };
+        for (name, _) in hostcalls::get_map_bytes(MapType::HttpRequestTrailers).unwrap_or_default()
+        {
+            if head::must_go(&name) {
+                let _ = hostcalls::remove_map_value(MapType::HttpRequestTrailers, &name);
+            }
+        }
         match &self.worker {
             Some(worker) => self.read(worker, held, true),
             None => Action::Pause,
@@ -193,13 +205,17 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
-        if let Stage::Forwarded { backend, .. } = &*self.stage.borrow() {
-            let name = backend.name.as_bytes();
-            let _ = hostcalls::set_map_value_bytes(
-                MapType::HttpResponseHeaders,
-                "x-aoai-backend",
-                Some(name),
-            );
+        let mut stage = self.stage.borrow_mut();
+        match &*stage {
+            Stage::Forwarded { backend, .. } => {
+                let _ = hostcalls::set_map_value_bytes(
+                    MapType::HttpResponseHeaders,
+                    "x-aoai-backend",
+                    Some(backend.name.as_bytes()),
+                );
+            }
+            // Envoy has answered a request that was still waiting, and so it waits no longer.
+            _ => *stage = Stage::Answered,
         }
         Action::Continue
     }

@@ -24,11 +24,40 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(1);
 /// hour.
 const ATTEMPTS: usize = 16;
 
+/// A claim that no worker makes.
+const NOBODY: u64 = 0;
+
+/// What a look at the token has found.
+pub(super) enum Look {
+    Ready(Rc<Bearer>),
+    NotReady(Slot),
+}
+
+impl Look {
+    /// As [`Tokens::admit`].
+    pub(super) fn admit(
+        &self,
+        now: SystemTime,
+        deadline: SystemTime,
+    ) -> Result<Option<Rc<Bearer>>, Answer> {
+        match self {
+            Self::Ready(bearer) => Ok(Some(Rc::clone(bearer))),
+            Self::NotReady(slot) => slot.readiness(now).admit(now, deadline).map(|_| None),
+        }
+    }
+}
+
 /// A token as the requests of this worker use it.
 pub(super) struct Bearer {
     /// The value of the `authorization` header.
     pub(super) value: String,
     expires_at: SystemTime,
+}
+
+#[derive(Clone, Copy)]
+struct Fetch {
+    callout: u32,
+    claim: u64,
 }
 
 /// The token, as far as this worker knows.
@@ -38,8 +67,8 @@ pub(super) struct Tokens {
     /// Where the slot is in the store that all workers share.
     key: String,
     bearer: RefCell<Option<Rc<Bearer>>>,
-    /// The claim of this worker's fetch, while it is under way.
-    claim: Cell<Option<u64>>,
+    /// This worker's fetch, while it is under way.
+    fetch: Cell<Option<Fetch>>,
 }
 
 impl Tokens {
@@ -49,7 +78,7 @@ impl Tokens {
             audience: config.audience.clone(),
             key: format!("aoai-filter/token/{}", config.token_slot()),
             bearer: RefCell::new(None),
-            claim: Cell::new(None),
+            fetch: Cell::new(None),
         };
         tokens.prepare();
         tokens
@@ -69,12 +98,22 @@ impl Tokens {
         now: SystemTime,
         deadline: SystemTime,
     ) -> Result<Option<Rc<Bearer>>, Answer> {
+        match self.usable(now) {
+            Some(bearer) => Ok(Some(bearer)),
+            None => self.look(now).admit(now, deadline),
+        }
+    }
+
+    /// What there is for requests now. One look serves all that wait.
+    pub(super) fn look(&self, now: SystemTime) -> Look {
         if let Some(bearer) = self.usable(now) {
-            return Ok(Some(bearer));
+            return Look::Ready(bearer);
         }
         let (slot, _) = self.load();
-        let token = slot.readiness(now).admit(now, deadline)?;
-        Ok(token.map(|token| self.keep(token)))
+        match slot.readiness(now) {
+            Readiness::Ready(token) => Look::Ready(self.keep(token)),
+            Readiness::Coming(_) | Readiness::Refused(..) => Look::NotReady(slot),
+        }
     }
 
     /// Starts a fetch if one is due and nobody else is at it; learns what the others have fetched.
@@ -85,10 +124,10 @@ impl Tokens {
         let timeout = fetch_timeout(slot.failures());
         if let Some(claimed) = slot.claim(claim, now, timeout + CLAIM_MARGIN) {
             if self.store(&claimed, version) {
-                self.claim.set(Some(claim));
                 let request = self.identity.request(&self.audience);
-                if let Err(nothing) = callout::send(&request, timeout) {
-                    self.settle(&nothing, now, metrics);
+                match callout::send(&request, timeout) {
+                    Ok(callout) => self.fetch.set(Some(Fetch { callout, claim })),
+                    Err(nothing) => self.end(claim, &nothing, now, metrics),
                 }
             }
         }
@@ -100,11 +139,20 @@ impl Tokens {
         slot.due()
     }
 
-    /// Ends the fetch of this worker.
-    pub(super) fn settle(&self, reply: &Reply, now: SystemTime, metrics: &Metrics) {
-        let Some(claim) = self.claim.take() else {
-            return;
+    /// Takes what came back for a callout of this worker's. That of an earlier fetch, which was given
+    /// up, may still bring a token, but is nobody's claim.
+    pub(super) fn settle(&self, callout: u32, reply: &Reply, now: SystemTime, metrics: &Metrics) {
+        let claim = match self.fetch.get() {
+            Some(fetch) if fetch.callout == callout => {
+                self.fetch.set(None);
+                fetch.claim
+            }
+            _ => NOBODY,
         };
+        self.end(claim, reply, now, metrics);
+    }
+
+    fn end(&self, claim: u64, reply: &Reply, now: SystemTime, metrics: &Metrics) {
         let outcome = self.identity.read(reply, now, dice(now));
         metrics.count_fetch(match &outcome {
             Ok(_) => FetchResult::Success,
@@ -124,7 +172,7 @@ impl Tokens {
 
     /// Leaves a fetch to the others whose answer this worker will not see.
     pub(super) fn release(&self, now: SystemTime) {
-        let Some(claim) = self.claim.take() else {
+        let Some(Fetch { claim, .. }) = self.fetch.take() else {
             return;
         };
         for _ in 0..ATTEMPTS {

@@ -9,7 +9,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::MapType;
 
 use super::stream::{Stage, BODY_CHECK};
-use super::tokens::Bearer;
+use super::tokens::{Bearer, Look};
 use super::worker::Worker;
 use crate::answer::{Answer, Reason};
 
@@ -63,8 +63,13 @@ impl WaitingRoom {
     /// Serves everybody who can be served. The root is the effective context before and after.
     pub(super) fn serve(&self, worker: &Worker, now: SystemTime) {
         let waiters = self.0.borrow().clone();
+        if waiters.is_empty() {
+            return;
+        }
+        let look = worker.tokens.look(now);
+        let mut gone = Vec::new();
         for waiter in &waiters {
-            let stays = match waiter.turn(worker, now) {
+            let stays = match waiter.turn(worker, &look, now) {
                 Turn::Wait => true,
                 Turn::Leave => false,
                 // A stream that Envoy no longer has: acting now would act on somebody else.
@@ -80,23 +85,28 @@ impl WaitingRoom {
                 }
             };
             if !stays {
-                self.leave(waiter.stream);
+                gone.push(waiter.stream);
             }
         }
-        if !waiters.is_empty() {
-            let _ = hostcalls::set_effective_context(worker.root);
-        }
+        // In the order of `waiters`, so that one pass takes all of them out.
+        let mut gone = gone.into_iter().peekable();
+        self.0.borrow_mut().retain(|waiter| gone.next_if_eq(&waiter.stream).is_none());
+        let _ = hostcalls::set_effective_context(worker.root);
     }
 }
 
 impl Waiter {
-    fn turn(&self, worker: &Worker, now: SystemTime) -> Turn {
+    fn turn(&self, worker: &Worker, look: &Look, now: SystemTime) -> Turn {
         match &mut *self.stage.borrow_mut() {
-            Stage::Token { deadline, .. } => match worker.tokens.admit(now, *deadline) {
-                Ok(Some(bearer)) => Turn::Forward(bearer),
-                Ok(None) => Turn::Wait,
-                Err(answer) => Turn::Answer(answer),
-            },
+            Stage::Token { deadline, .. } => {
+                // A clock that is set back makes nobody wait for longer.
+                *deadline = (*deadline).min(now + worker.config.token_wait);
+                match look.admit(now, *deadline) {
+                    Ok(Some(bearer)) => Turn::Forward(bearer),
+                    Ok(None) => Turn::Wait,
+                    Err(answer) => Turn::Answer(answer),
+                }
+            }
             // Who has seen some of the body is waiting for its client, and not for Envoy.
             Stage::Body { held: 0, check_at, .. } if now >= *check_at => {
                 *check_at = now + BODY_CHECK;

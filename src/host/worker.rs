@@ -96,8 +96,8 @@ pub(super) fn now() -> SystemTime {
     hostcalls::get_current_time().unwrap_or(UNIX_EPOCH)
 }
 
-/// A number that two workers will not have in common, for claims and jitter (the finalizer of
-/// SplitMix64 over the clock's nanoseconds and the number of throws).
+/// A number that two workers will not have in common, for claims and jitter: the finalizer of SplitMix64
+/// over the clock's nanoseconds.
 pub(super) fn dice(now: SystemTime) -> u64 {
     let nanos = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let mut z = nanos as u64;

@@ -32,7 +32,13 @@ pub struct Slot {
     pub(super) failures: u32,
     /// What the last fetch failed of.
     pub(super) failure: Option<Failure>,
+    /// When this was written. A time before it is a clock that was set back, and then no other time
+    /// in here means anything.
+    pub(super) written: SystemTime,
 }
+
+/// Workers read their clocks one after the other.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fetch {
@@ -56,7 +62,13 @@ pub enum Readiness<'s> {
 impl Slot {
     /// Nothing is known, and a fetch is due.
     pub fn new() -> Self {
-        Self { token: None, fetch: Fetch::Due(UNIX_EPOCH), failures: 0, failure: None }
+        Self {
+            token: None,
+            fetch: Fetch::Due(UNIX_EPOCH),
+            failures: 0,
+            failure: None,
+            written: UNIX_EPOCH,
+        }
     }
 
     /// When somebody should look at the slot again: a time in the past means that a fetch is due.
@@ -69,8 +81,12 @@ impl Slot {
     /// The slot with the fetch claimed, if one is due. `claim` is the claimant's own number, and the
     /// claim lasts as long as the fetch may take.
     pub fn claim(&self, claim: u64, now: SystemTime, lasts: Duration) -> Option<Self> {
-        (self.due() <= now)
-            .then(|| Self { fetch: Fetch::Claimed { claim, until: now + lasts }, ..self.clone() })
+        let is_due = self.due() <= now || now + CLOCK_TOLERANCE < self.written;
+        is_due.then(|| Self {
+            fetch: Fetch::Claimed { claim, until: now + lasts },
+            written: now,
+            ..self.clone()
+        })
     }
 
     /// The slot after the fetch of this claim has ended. A claim that somebody else has taken over
@@ -88,6 +104,7 @@ impl Slot {
                 token: Some(token),
                 failures: 0,
                 failure: None,
+                written: now,
             },
             Err(_) if !self.is_claimed_by(claim) => self.clone(),
             Err(failure) => Self {
@@ -95,6 +112,7 @@ impl Slot {
                 fetch: Fetch::Due(now + wait(&failure, self.failures, dice)),
                 failures: self.failures.saturating_add(1),
                 failure: Some(failure),
+                written: now,
             },
         }
     }
@@ -238,6 +256,18 @@ mod tests {
         let claimed = Slot::new().claim(CLAIM, at(0), FETCH).expect("due");
         assert_eq!(claimed.release(8, at(1)), claimed, "somebody else's is none of its business");
         assert!(claimed.release(CLAIM, at(1)).claim(8, at(1), FETCH).is_some());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_a_fetch_due() {
+        let hour_ago = at(0) - Duration::from_secs(3600);
+        let failed = fetched(&Slot::new(), 0, Err(passing(500)));
+        let served = fetched(&Slot::new(), 0, Ok(token("t", 100, 200)));
+        for slot in [failed, served] {
+            assert_eq!(slot.claim(8, at(0) - Duration::from_secs(4), FETCH), None);
+            let claimed = slot.claim(8, hour_ago, FETCH).expect("due by the new clock");
+            assert_eq!(claimed.claim(9, hour_ago, FETCH), None, "and only once");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A [`Slot`] as bytes, for the store that all workers of a proxy share.
 //!
-//! The store lives as long as the process, across reloads of the configuration and of the module. What
-//! another version wrote is taken as nothing: a fetch is due then, and nothing worse.
+//! The store outlives reloads of the configuration. What another version of the module wrote is taken
+//! as nothing: a fetch is due then, and nothing worse.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use super::token::Token;
 use super::Failure;
 
 /// Changes with the format.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 impl Slot {
     /// The slot as bytes: a line for each field. Times keep their milliseconds. The bytes hold the
@@ -38,13 +38,14 @@ impl Slot {
             ),
         };
         let failures = self.failures;
-        format!("{VERSION}\n{fetch}\n{failures}\n{failure}\n{token}").into_bytes()
+        let written = millis(self.written);
+        format!("{VERSION}\n{fetch}\n{failures}\n{failure}\n{written}\n{token}").into_bytes()
     }
 
     /// Reads such bytes, if they are of this version.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
-        let mut lines = text.splitn(5, '\n');
+        let mut lines = text.splitn(6, '\n');
         if lines.next()? != VERSION {
             return None;
         }
@@ -52,6 +53,7 @@ impl Slot {
             fetch: read_fetch(lines.next()?)?,
             failures: lines.next()?.parse().ok()?,
             failure: read_failure(lines.next()?)?,
+            written: time(lines.next()?)?,
             token: read_token(lines.next()?)?,
         })
     }
@@ -133,7 +135,9 @@ mod tests {
         for fetch in fetches {
             for failure in &failures {
                 for token in [None, Some(token.clone())] {
-                    let slot = Slot { token, fetch, failures: 3, failure: failure.clone() };
+                    let written = at(9);
+                    let slot =
+                        Slot { token, fetch, failures: 3, failure: failure.clone(), written };
                     assert_eq!(Slot::from_bytes(&slot.to_bytes()), Some(slot));
                 }
             }
@@ -144,14 +148,14 @@ mod tests {
     fn what_is_no_slot_of_this_version_is_nothing() {
         let rows: &[&[u8]] = &[
             b"",
-            b"1",
-            b"2\ndue 0\n0\nnone\nnone",
-            b"1\nnow 0\n0\nnone\nnone",
-            b"1\ndue x\n0\nnone\nnone",
-            b"1\ndue 0\n-1\nnone\nnone",
-            b"1\ndue 0\n0\nodd 1 x\nnone",
-            b"1\ndue 0\n0\nnone\n1 2",
-            b"1\ndue 0\n0\nnone\nx 2 t",
+            b"2",
+            b"1\ndue 0\n0\nnone\n0\nnone",
+            b"2\nnow 0\n0\nnone\n0\nnone",
+            b"2\ndue x\n0\nnone\n0\nnone",
+            b"2\ndue 0\n-1\nnone\n0\nnone",
+            b"2\ndue 0\n0\nodd 1 x\n0\nnone",
+            b"2\ndue 0\n0\nnone\n0\n1 2",
+            b"2\ndue 0\n0\nnone\n0\nx 2 t",
             b"\xff",
         ];
         for row in rows {

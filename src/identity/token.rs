@@ -95,11 +95,6 @@ impl Token {
     pub fn is_usable(&self, now: SystemTime) -> bool {
         now < self.expires_at
     }
-
-    /// Whether a new one should be asked for.
-    pub fn needs_refresh(&self, now: SystemTime) -> bool {
-        now >= self.refresh_at
-    }
 }
 
 /// When to refresh, as Azure's SDKs do: what the endpoint says, else half of a long life, else a

@@ -269,3 +269,36 @@ def test_keys_and_tokens_show_nowhere(
     assert_hidden(log, hidden, "the log")
     assert not any(digest[7:] in log for digest in digests), "the log shows digests"
     assert "[trace][wasm]" in log and "no token for Azure" in log
+
+
+def test_no_key_shows_in_an_access_log(azure: AzureSim, resource: Resource, start_gateway: Start,
+                                       tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+
+    def with_access_log(listener: Json) -> None:
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        manager["access_log"] = [{"name": "file", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": str(log)}}]
+        manager["access_log_options"] = {"flush_access_log_on_new_request": False}
+
+    gateway = start_gateway(settings(resource), edit_listener=with_access_log)
+    paths = {
+        "served": f"/openai/v1/models?x=1&api-key={KEY}",
+        "not granted": f"/openai/v1/files?x=2&api-key={KEY}",
+        "unknown key": f"/openai/v1/models?x=3&subscription-key={OTHER_KEY}",
+        "no such path": f"/elsewhere?x=4&api%2Dkey={KEY}",
+        "no path at all": f"/openai/../%zz?x=5&api-key={KEY}",
+    }
+    for path in paths.values():
+        with gateway.connect() as connection:
+            connection.send(request("GET", path))
+            connection.read_head()
+
+    def all_logged() -> bool:
+        return log.exists() and len(log.read_text().splitlines()) >= len(paths)
+    gateway.envoy.wait_until(all_logged, "five lines in the access log", 15.0)
+    text = log.read_text()
+    for number in range(1, 6):
+        assert f"?x={number} HTTP" in text
+    assert KEY not in text and OTHER_KEY not in text
