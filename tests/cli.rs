@@ -75,7 +75,7 @@ fn check_prints_every_problem_and_how_many() {
         ("regional endpoint", regional, run(1, regional_says, one)),
         ("broken JSON", "{\"identity\":\n  1,,}".to_owned(), run(1, "line 2, column 5: not JSON: key must be a string\n", one)),
         ("broken YAML", "identity: {\nmodels: ]".to_owned(), run(1, "line 2, column 9: not YAML: did not find expected node content, while parsing a flow node\n", one)),
-        ("field with an alias", CONFIGURATION.replace("cluster: imds", "cluster: &c imds").replace("name: eastus", "name: eastus\n  cluster: *c"), run(0, OK, "")),
+        ("field with an alias", CONFIGURATION.replace("id: search-team", "id: &c search-team").replace("name: eastus", "name: eastus\n  cluster: *c"), run(0, OK, "")),
         ("duplicate field", format!("{CONFIGURATION}token_wait: 5s\ntoken_wait: 5s\n"), run(1, "token_wait: given twice; keep one\n", one)),
         ("two documents", format!("{CONFIGURATION}---\n{CONFIGURATION}"), run(1, "line 1, column 0: not YAML: deserializing from YAML containing more than one document is not supported\n", one)),
         ("nothing", String::new(), run(1, "document: empty; expected the configuration as JSON\n", one)),

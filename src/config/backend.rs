@@ -8,7 +8,7 @@ use super::names::Names;
 use super::node::Node;
 use super::problem::quoted;
 use super::reader::Reader;
-use super::Backend;
+use super::{Backend, Identity};
 
 /// What a backend's `name` has to be. Names are labels of metrics and parts of cluster names, so
 /// they hold nothing that separates there (`.`, `/`, `>`).
@@ -29,18 +29,30 @@ impl Default for Backends {
 }
 
 /// Reads `backends`.
-pub(super) fn backends(reader: &mut Reader, node: &Node) -> Option<Backends> {
+pub(super) fn backends(
+    reader: &mut Reader,
+    node: &Node,
+    identity: Option<&Identity>,
+) -> Option<Backends> {
     let Backends { mut all, mut names } = Backends::default();
     let mut clusters = BTreeMap::new();
     reader.items(node, "backend", |reader, index, node| {
         let backend = backend(reader, node, index, &mut names);
         if let Some(backend) = &backend {
-            if let Some(first) = clusters.insert(backend.cluster.clone(), index) {
+            let other = match identity {
+                Some(Identity::Managed { cluster, .. }) if *cluster == backend.cluster => {
+                    Some("the identity".to_owned())
+                }
+                _ => clusters
+                    .insert(backend.cluster.clone(), index)
+                    .map(|first| format!("backends[{first}]")),
+            };
+            if let Some(other) = other {
                 let cluster = quoted(&backend.cluster);
                 reader.at_field("cluster", |reader| {
                     reader.problem(format!(
-                        "{cluster} is also the cluster of backends[{first}]; expected one of its \
-                         own, because a cluster reaches one resource"
+                        "{cluster} is also the cluster of {other}; expected one of its own, \
+                         because a cluster reaches one resource"
                     ));
                 });
             }

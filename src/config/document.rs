@@ -7,10 +7,9 @@ use super::backend::backends;
 use super::identity::{audience, identity};
 use super::model::models;
 use super::node::Node;
-use super::problem::quoted;
 use super::reader::Reader;
 use super::subscription::{subscriptions, Served};
-use super::{time, Config, Identity};
+use super::{time, Config};
 
 /// Azure's public cloud.
 const DEFAULT_AUDIENCE: &str = "https://cognitiveservices.azure.com";
@@ -31,7 +30,9 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
     let token_wait = reader
         .optional(object, "token_wait", |r, node| time::duration(r, node, LONGEST_TOKEN_WAIT));
     let backends = reader
-        .required(object, "backends", "the Azure OpenAI resources", backends)
+        .required(object, "backends", "the Azure OpenAI resources", |reader, node| {
+            backends(reader, node, identity.as_ref())
+        })
         .unwrap_or_default();
     let models = reader
         .required(object, "models", "what callers may ask for", |r, node| {
@@ -42,15 +43,6 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         let served = Served { backends: &backends, models: &models };
         subscriptions(reader, node, &served)
     });
-    if let Some(Identity::Managed { cluster, .. }) = &identity {
-        for (index, backend) in backends.all.iter().enumerate() {
-            if backend.as_ref().is_some_and(|backend| backend.cluster == *cluster) {
-                reader.at_field("backends", |reader| {
-                    reader.at_index(index, |reader| shared_cluster(reader, cluster));
-                });
-            }
-        }
-    }
     let mut by_name = BTreeMap::new();
     for model in models.all.into_iter().filter_map(|known| known.model) {
         by_name.insert(model.name.clone(), model);
@@ -63,14 +55,4 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         backends: backends.all.into_iter().flatten().collect(),
         models: by_name,
     })
-}
-
-fn shared_cluster(reader: &mut Reader, cluster: &str) {
-    let cluster = quoted(cluster);
-    reader.at_field("cluster", |reader| {
-        reader.problem(format!(
-            "{cluster} is also the identity's cluster; expected one of its own, or requests would go \
-             to the identity endpoint"
-        ));
-    });
 }

@@ -377,7 +377,7 @@ fn mistakes_of_backends_are_told() {
         ("empty", "name: spare", "name: ''", &format!(r#"backends[0].name: found ""; {NAME}"#)),
         ("too long", "name: spare", &long, &long_says),
         ("same name", "name: spare", "name: sweden", "backends[2].name: \"sweden\" is taken by backends[0].name; names are unique\nbackends[2].cluster: \"aoai_sweden\" is also the cluster of backends[0]; expected one of its own, because a cluster reaches one resource"),
-        ("identity's cluster", "cluster: outbound|443||eastus", "cluster: azure_identity", "backends[1].cluster: \"azure_identity\" is also the identity's cluster; expected one of its own, or requests would go to the identity endpoint"),
+        ("identity's cluster", "cluster: outbound|443||eastus", "cluster: azure_identity", "backends[1].cluster: \"azure_identity\" is also the cluster of the identity; expected one of its own, because a cluster reaches one resource"),
         ("same cluster", "cluster: outbound|443||eastus", "cluster: aoai_spare", "backends[1].cluster: \"aoai_spare\" is also the cluster of backends[0]; expected one of its own, because a cluster reaches one resource"),
         ("cluster with a space", "cluster: outbound|443||eastus", "cluster: aoai eastus", &format!(r#"backends[1].cluster: found "aoai eastus"; {CLUSTER}"#)),
         ("cluster with a new line", "cluster: outbound|443||eastus", r#"cluster: "a\r\nx: y""#, &format!(r#"backends[1].cluster: found "a\r\nx: y"; {CLUSTER}"#)),
