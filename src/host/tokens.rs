@@ -20,6 +20,9 @@ use crate::metrics::FetchResult;
 /// A claim outlives the fetch by this, so that its end is seen before somebody else starts.
 const CLAIM_MARGIN: Duration = Duration::from_secs(1);
 
+/// How soon a worker looks again for a token that another one is fetching: nobody will tell it.
+const RECHECK: Duration = Duration::from_millis(200);
+
 /// Other workers may write the slot between a read and a write of ours; they do so a few times an
 /// hour.
 const ATTEMPTS: usize = 16;
@@ -136,7 +139,11 @@ impl Tokens {
             self.keep(token);
         }
         metrics.set_remaining_seconds(self.remaining(now).as_secs());
-        slot.due()
+        if slot.is_claimed() {
+            now + RECHECK
+        } else {
+            slot.due()
+        }
     }
 
     /// Takes what came back for a callout of this worker's. That of an earlier fetch, which was given

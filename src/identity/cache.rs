@@ -145,6 +145,11 @@ impl Slot {
         self.failures
     }
 
+    /// Whether a fetch is under way.
+    pub fn is_claimed(&self) -> bool {
+        matches!(self.fetch, Fetch::Claimed { .. })
+    }
+
     fn is_claimed_by(&self, mine: u64) -> bool {
         matches!(self.fetch, Fetch::Claimed { claim, .. } if claim == mine)
     }
