@@ -38,6 +38,12 @@ pub enum Reason {
     TokenUnavailable,
     /// The identity endpoint refuses for good.
     TokenRefused,
+    /// Every backend of the model has asked to be left alone.
+    AllBackendsThrottled,
+    /// A backend failed so late that no other one is tried.
+    BackendFailed,
+    /// The pool's endpoints do not say which backends they are.
+    UnknownBackend,
 }
 
 /// An answer of the filter's own.
@@ -53,7 +59,7 @@ pub struct Answer {
 
 impl Reason {
     /// All of them, in the order of the public table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::MissingKey,
         Self::UnknownKey,
         Self::ConflictingKeys,
@@ -66,6 +72,9 @@ impl Reason {
         Self::BodyNotDelivered,
         Self::TokenUnavailable,
         Self::TokenRefused,
+        Self::AllBackendsThrottled,
+        Self::BackendFailed,
+        Self::UnknownBackend,
     ];
 
     /// Name, HTTP status and error code.
@@ -83,6 +92,9 @@ impl Reason {
             Self::BodyNotDelivered => ("body_not_delivered", 500, "500"),
             Self::TokenUnavailable => ("token_unavailable", 503, "503"),
             Self::TokenRefused => ("token_refused", 503, "503"),
+            Self::AllBackendsThrottled => ("all_backends_throttled", 429, "429"),
+            Self::BackendFailed => ("backend_failed", 503, "503"),
+            Self::UnknownBackend => ("unknown_backend", 500, "500"),
         }
     }
 
@@ -238,6 +250,9 @@ mod tests {
                 ("body_not_delivered", 500, "500"),
                 ("token_unavailable", 503, "503"),
                 ("token_refused", 503, "503"),
+                ("all_backends_throttled", 429, "429"),
+                ("backend_failed", 503, "503"),
+                ("unknown_backend", 500, "500"),
             ]
         );
     }

@@ -10,18 +10,18 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::answer::{Answer, Reason};
+use crate::attempt::{BodyPlace, Recipe};
 use crate::body::{BodyError, ModelReader};
 use crate::config::{Backend, Config, Model, ModelScope, Placement, Subscription};
 use crate::head::Head;
-use crate::key::{self, is_key};
+use crate::health::Health;
+use crate::key;
 use crate::operation::{Class, ModelSource, Operation};
-use crate::target::{write_path, Keep, Parameter, Query, Target};
-
-/// Names of the query parameters in which realtime names its model, v1 and dated.
-const MODEL_PARAMETERS: [&str; 2] = ["model", "deployment"];
+use crate::placement::{affinity, Choice};
+use crate::target::{is_model, write_renamed, Query, Rename, Target};
 
 /// What a request needs next.
 #[derive(Debug)]
@@ -35,8 +35,16 @@ pub enum Step {
 /// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dispatch {
-    /// To whom.
+    /// To whom, first.
     pub backend: Arc<Backend>,
+    /// By which Envoy cluster: the backend's own, or a pool that goes on to others.
+    pub cluster: String,
+    /// For the backend stage of a pool: how to make each attempt.
+    pub recipe: Option<Recipe>,
+    /// The model for which this request tries whether the backend is well again.
+    pub probes: Option<String>,
+    /// Whether no other backend, and not even this one again, may be asked.
+    pub stays: bool,
     /// Its path and query, if they are not the ones that it came with.
     pub path: Option<Vec<u8>>,
     /// Its `content-length`, if that changes.
@@ -48,8 +56,11 @@ pub struct Dispatch {
 pub struct Reading {
     reader: ModelReader,
     subscription: Arc<Subscription>,
-    path: Option<Vec<u8>>,
+    /// Path and query without keys, and whether that is not what came.
+    written: Vec<u8>,
+    is_other_path: bool,
     content_length: Option<u64>,
+    stays: bool,
     need: Need,
 }
 
@@ -96,6 +107,7 @@ pub struct Watch(ModelReader);
 /// `ended` says that there is no body.
 pub fn admit(
     config: &Config,
+    health: &Health,
     head: &Head<'_>,
     ended: bool,
     now: SystemTime,
@@ -108,42 +120,146 @@ pub fn admit(
         .ok_or_else(|| Reason::UnknownOperation.because(OUTSIDE))?;
     subscription.check_operation(operation.class)?;
 
-    let request = Request { head, target: &target };
+    // What leaves if no deployment has another name than its model: without keys, and written plainly.
+    let written = write_renamed(&target, None);
+    let named = |name: &str, rename| {
+        let model = subscription.model(config, name)?;
+        let route = Route::find(subscription, model, operation.stays, health, now)?;
+        let path = write_renamed(&target, Some((rename, &route.first()?.deployment)));
+        let recipe = Recipe {
+            model: model.name.clone(),
+            tries: route.tries(),
+            rename: Some(rename),
+            body: None,
+            path: written.clone(),
+        };
+        let path = (path != head.path).then_some(path);
+        Ok(Step::Send(route.dispatch(path, None, recipe)?))
+    };
     let need = match operation.model {
         ModelSource::Segment(at) => {
             let name = target.segments().get(at).map(Cow::as_ref).unwrap_or_default();
-            let placement = subscription.model(config, name)?.choose().ok_or_else(unserved)?;
-            return Ok(Step::Send(request.to(placement, Rename::Segment(at))));
+            return named(name, Rename::Segment(at));
         }
         ModelSource::Query => {
-            let name = model_parameter(target.query())?;
-            let placement = subscription.model(config, &name)?.choose().ok_or_else(unserved)?;
-            return Ok(Step::Send(request.to(placement, Rename::Parameter)));
+            return named(&model_parameter(target.query())?, Rename::Parameter);
         }
         ModelSource::Nowhere => None,
         ModelSource::Body => Some(Need::Required),
         ModelSource::BodyIfAny => Some(Need::Optional),
     };
+    let is_other_path = written != head.path;
     match need {
         Some(Need::Required) if ended => Err(BodyError::NoModel.into()),
         Some(need) if !ended => Ok(Step::Read(Reading {
             reader: head.body_format()?.reader(),
             subscription: Arc::clone(subscription),
-            path: request.path(None),
+            written,
+            is_other_path,
             content_length: head.content_length,
+            stays: operation.stays,
             need,
         })),
-        _ => Ok(Step::Send(Dispatch {
+        _ => Ok(Step::Send(Dispatch::home(subscription, is_other_path.then_some(written)))),
+    }
+}
+
+/// Where a request for a model goes.
+struct Route<'m> {
+    model: &'m Model,
+    choice: Choice<'m>,
+    /// Whether it goes there and nowhere else.
+    stays: bool,
+}
+
+impl<'m> Route<'m> {
+    fn find(
+        subscription: &Subscription,
+        model: &'m Model,
+        stays: bool,
+        health: &Health,
+        now: SystemTime,
+    ) -> Result<Self, Answer> {
+        let choice = if stays {
+            // The subscription's home is the backend it is drawn to most, so that this is the same one
+            // where the model is there.
+            let drawn =
+                |placement: &&Placement| affinity(&subscription.id, &placement.backend.name);
+            let home = model.placements.iter().max_by_key(drawn);
+            Choice { order: home.into_iter().collect(), probes: false }
+        } else {
+            model.choose(health, now).map_err(|until| {
+                let wait = until.duration_since(now).unwrap_or_default();
+                Reason::AllBackendsThrottled
+                    .because("Every backend of this model asks for a pause. Try again after it.")
+                    .retry_after(wait.min(LONGEST_PAUSE))
+            })?
+        };
+        Ok(Self { model, choice, stays })
+    }
+
+    fn first(&self) -> Result<&'m Placement, Answer> {
+        // A configuration's models all have placements.
+        self.choice.order.first().copied().ok_or_else(unserved)
+    }
+
+    fn tries(&self) -> u64 {
+        self.choice.order.len() as u64
+    }
+
+    /// Whether the backend stage makes the attempts.
+    fn is_pooled(&self) -> bool {
+        !self.stays && self.model.placements.len() > 1
+    }
+
+    fn dispatch(
+        &self,
+        path: Option<Vec<u8>>,
+        content_length: Option<u64>,
+        recipe: Recipe,
+    ) -> Result<Dispatch, Answer> {
+        let first = self.first()?;
+        Ok(Dispatch {
+            backend: Arc::clone(&first.backend),
+            cluster: if self.stays {
+                first.backend.cluster.clone()
+            } else {
+                self.model.cluster(&self.choice.order)
+            },
+            recipe: self.is_pooled().then_some(recipe),
+            probes: self.choice.probes.then(|| self.model.name.clone()),
+            stays: self.stays,
+            path,
+            content_length,
+        })
+    }
+}
+
+impl Dispatch {
+    /// To where the subscription's resources are.
+    fn home(subscription: &Subscription, path: Option<Vec<u8>>) -> Self {
+        Self {
             backend: Arc::clone(&subscription.home),
-            path: request.path(None),
+            cluster: subscription.home.cluster.clone(),
+            recipe: None,
+            probes: None,
+            stays: true,
+            path,
             content_length: None,
-        })),
+        }
     }
 }
 
 impl Reading {
     /// Reads the next piece of the body; `ended` says that it is the last.
-    pub fn read(mut self, config: &Config, piece: &[u8], ended: bool) -> Result<BodyStep, Answer> {
+    pub fn read(
+        mut self,
+        config: &Config,
+        health: &Health,
+        piece: &[u8],
+        ended: bool,
+        now: SystemTime,
+    ) -> Result<BodyStep, Answer> {
         self.reader.push(piece)?;
         if ended {
             self.reader.finish()?;
@@ -152,44 +268,46 @@ impl Reading {
             return match self.need {
                 _ if !ended => Ok(BodyStep::Read(self)),
                 Need::Required => Err(BodyError::NoModel.into()),
-                Need::Optional => Ok(self.send_home()),
+                Need::Optional => {
+                    let path = self.is_other_path.then_some(self.written);
+                    Ok(BodyStep::Send {
+                        dispatch: Dispatch::home(&self.subscription, path),
+                        splice: None,
+                        watch: Watch(self.reader),
+                    })
+                }
             };
         };
         let model = self.subscription.model(config, &field.name)?;
-        let placement = match self.need {
-            Need::Required => model.choose(),
-            Need::Optional => model.on(&self.subscription.home),
-        };
-        let placement = placement.ok_or_else(unserved)?;
-        let splice = (placement.deployment != field.name).then(|| Splice {
-            at: field.at.clone(),
-            with: self.reader.spell(&placement.deployment),
-        });
+        if self.need == Need::Optional && model.on(&self.subscription.home.name).is_none() {
+            return Err(unserved());
+        }
+        let route = Route::find(&self.subscription, model, self.stays, health, now)?;
+        let deployment = &route.first()?.deployment;
+        // In a pool, every attempt does this for its own backend.
+        let splice = (!route.is_pooled() && *deployment != field.name)
+            .then(|| Splice { at: field.at.clone(), with: self.reader.spell(deployment) });
         let content_length = match (&splice, self.content_length) {
             (Some(splice), Some(length)) => Some(splice.length_of(length)),
             _ => None,
         };
+        let recipe = Recipe {
+            model: model.name.clone(),
+            tries: route.tries(),
+            rename: None,
+            body: Some(BodyPlace {
+                at: field.at.clone(),
+                quoted: matches!(self.reader, ModelReader::Json(_)),
+                content_length: self.content_length,
+            }),
+            path: self.written.clone(),
+        };
+        let path = self.is_other_path.then_some(self.written);
         Ok(BodyStep::Send {
-            dispatch: Dispatch {
-                backend: Arc::clone(&placement.backend),
-                path: self.path,
-                content_length,
-            },
+            dispatch: route.dispatch(path, content_length, recipe)?,
             splice,
             watch: Watch(self.reader),
         })
-    }
-
-    fn send_home(self) -> BodyStep {
-        BodyStep::Send {
-            dispatch: Dispatch {
-                backend: Arc::clone(&self.subscription.home),
-                path: self.path,
-                content_length: None,
-            },
-            splice: None,
-            watch: Watch(self.reader),
-        }
     }
 }
 
@@ -207,7 +325,7 @@ impl Watch {
 
 impl Splice {
     /// How long a body of this length becomes.
-    fn length_of(&self, length: u64) -> u64 {
+    pub(crate) fn length_of(&self, length: u64) -> u64 {
         (length + self.with.len() as u64).saturating_sub(self.at.len() as u64)
     }
 }
@@ -268,53 +386,6 @@ impl Subscription {
     }
 }
 
-/// The parts of a request that its path and query are written from.
-struct Request<'r> {
-    head: &'r Head<'r>,
-    target: &'r Target<'r>,
-}
-
-/// Where a deployment's name takes the place of the model's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rename {
-    Segment(usize),
-    Parameter,
-}
-
-impl Request<'_> {
-    fn to(&self, placement: &Placement, rename: Rename) -> Dispatch {
-        Dispatch {
-            backend: Arc::clone(&placement.backend),
-            path: self.path(Some((rename, &placement.deployment))),
-            content_length: None,
-        }
-    }
-
-    /// The path and query as they leave: without keys and with the deployment's name; `None` where
-    /// that is what came.
-    fn path(&self, deployment: Option<(Rename, &str)>) -> Option<Vec<u8>> {
-        let segments =
-            self.target.segments().iter().enumerate().map(|(index, segment)| match deployment {
-                Some((Rename::Segment(at), name)) if at == index => name,
-                _ => segment.as_ref(),
-            });
-        let path = write_path(segments, self.target.query(), |parameter| match deployment {
-            _ if is_key(parameter) => Keep::Drop,
-            Some((Rename::Parameter, name))
-                if is_model(parameter) && parameter.raw_value() != name.as_bytes() =>
-            {
-                Keep::WithValue(name)
-            }
-            _ => Keep::AsIs,
-        });
-        (path != self.head.path).then_some(path)
-    }
-}
-
-fn is_model(parameter: Parameter<'_>) -> bool {
-    MODEL_PARAMETERS.iter().any(|name| parameter.is_named(name))
-}
-
 /// The value of the one parameter that names a model.
 fn model_parameter(query: Query<'_>) -> Result<String, Answer> {
     let mut named = query.parameters().filter(|&parameter| is_model(parameter));
@@ -337,6 +408,9 @@ fn unserved() -> Answer {
          and threads. Ask for a model that has one.",
     )
 }
+
+/// Official clients follow a pause up to here, and give up on a longer one (openai-python).
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
 const OUTSIDE: &str = "This gateway serves the Azure OpenAI data plane: paths that begin with \
     /openai/deployments/{model}/, /openai/v1/ or /openai/. Check the client's endpoint or base URL.";

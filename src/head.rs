@@ -9,7 +9,7 @@ use crate::body::{BodyFormat, FormatError};
 
 /// Header names that only the filter may write. A client that sends one is trying to choose where
 /// its request goes, or does not know better; either way it is removed.
-const OWN_PREFIX: &str = "x-aoai-";
+pub const OWN_PREFIX: &str = "x-aoai-";
 
 /// Where a client may put its subscription key, besides `Authorization: Bearer`.
 pub const KEY_HEADERS: [&str; 2] = ["api-key", "ocp-apim-subscription-key"];
@@ -75,7 +75,7 @@ impl<'a> Head<'a> {
                 "content-type" => head.content_type.add(value),
                 "content-encoding" => head.content_encoding.add(value),
                 "content-length" => head.content_length = parse_length(value),
-                name if name.starts_with(OWN_PREFIX) => head.remove(name),
+                name if name.starts_with(OWN_PREFIX) || is_steering(name) => head.remove(name),
                 name => {
                     if let Some(which) = KEY_HEADERS.iter().position(|key| *key == name) {
                         head.remove(name);
@@ -125,6 +125,15 @@ impl<'a> Field<'a> {
             Self::Once(_) | Self::Repeated => Self::Repeated,
         };
     }
+}
+
+/// Whether Envoy's router takes orders from a header of this name. Envoy removes them itself where it
+/// knows that a caller is not one of the mesh's own.
+fn is_steering(name: &str) -> bool {
+    const STEERING: [&str; 5] =
+        ["retr", "max-retries", "hedge", "upstream-rq-", "original-dst-host"];
+    let order = name.strip_prefix("x-envoy-");
+    order.is_some_and(|order| STEERING.iter().any(|start| order.starts_with(start)))
 }
 
 /// Whether a header or trailer of this name must not go on, whatever it says.
@@ -215,6 +224,23 @@ mod tests {
         ]);
         let removed = Head::read(&pairs).remove;
         assert_eq!(removed, ["x-aoai-cluster", "x-aoai-", "x-aoai-anything"]);
+    }
+
+    #[test]
+    fn a_client_gives_the_router_no_orders() {
+        let names = [
+            "x-envoy-retry-on",
+            "x-envoy-retriable-status-codes",
+            "x-envoy-retriable-header-names",
+            "x-envoy-max-retries",
+            "x-envoy-hedge-on-per-try-timeout",
+            "x-envoy-upstream-rq-timeout-ms",
+            "x-envoy-upstream-rq-per-try-timeout-ms",
+            "x-envoy-original-dst-host",
+        ];
+        let given: Vec<_> = names.iter().map(|name| (*name, &b"1"[..])).collect();
+        assert_eq!(Head::read(&pairs(&given)).remove, names);
+        assert!(Head::read(&pairs(&[("x-envoy-internal", b"true")])).remove.is_empty());
     }
 
     #[test]

@@ -10,8 +10,11 @@
 //! | [`key`] | the key, and whose it is |
 //! | [`operation`] | which operation of the data plane, and where it names its model |
 //! | [`body`] | the model in a body, while that arrives |
-//! | [`placement`] | which backend serves the model |
+//! | [`placement`], [`pool`] | which backends may serve the model, and by which Envoy cluster |
+//! | [`health`], [`hint`] | which backends are left alone, and for how long |
+//! | [`pool`] | which cluster tries it first, and then others |
 //! | [`gateway`] | the way itself, which puts these together |
+//! | [`attempt`] | the backend stage: one attempt at one of a pool's backends |
 //! | [`identity`] | the token that the request leaves with |
 //! | [`answer`] | what the caller gets where the way ends early |
 //!
@@ -19,16 +22,20 @@
 //! calls of Envoy. Nothing imports it.
 
 pub mod answer;
+pub mod attempt;
 pub mod body;
 pub mod config;
 pub mod digest;
 pub mod gateway;
 pub mod head;
+pub mod health;
+pub mod hint;
 pub mod identity;
 pub mod key;
 pub mod metrics;
 pub mod operation;
 pub mod placement;
+pub mod pool;
 pub mod target;
 
 #[cfg(target_arch = "wasm32")]

@@ -2,6 +2,7 @@
 //! labels, so these names carry them as `.label.value` pairs, for `stats_config.stats_tags` to take out.
 
 use crate::answer::Reason;
+use crate::health;
 
 /// How a request ended in the gateway stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,57 @@ pub enum FetchResult {
 impl FetchResult {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Success, Self::Failed, Self::Refused];
+}
+
+/// How an attempt of a pool ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// With an answer.
+    Answered,
+    /// With a 429.
+    Throttled,
+    /// With a 5xx or no answer.
+    Failed,
+}
+
+impl AttemptResult {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Answered, Self::Throttled, Self::Failed];
+}
+
+impl From<health::Outcome> for AttemptResult {
+    fn from(outcome: health::Outcome) -> Self {
+        match outcome {
+            health::Outcome::Answered => Self::Answered,
+            health::Outcome::Throttled(_) => Self::Throttled,
+            health::Outcome::Failed => Self::Failed,
+        }
+    }
+}
+
+/// A counter of the attempts of pools.
+pub fn attempts(backend: &str, result: AttemptResult) -> String {
+    let result = match result {
+        AttemptResult::Answered => "answered",
+        AttemptResult::Throttled => "throttled",
+        AttemptResult::Failed => "failed",
+    };
+    format!("aoai_attempts_total.backend.{backend}.result.{result}")
+}
+
+/// A counter of attempts beyond the first.
+pub fn retries() -> String {
+    "aoai_retries_total".to_owned()
+}
+
+/// A counter: how often a backend began to be left alone.
+pub fn cooldowns(backend: &str) -> String {
+    format!("aoai_cooldowns_total.backend.{backend}")
+}
+
+/// A gauge: for how many models a backend is left alone.
+pub fn cooling(backend: &str) -> String {
+    format!("aoai_cooling_models.backend.{backend}")
 }
 
 /// A counter of requests.
@@ -71,6 +123,13 @@ mod tests {
                 token_fetches(FetchResult::Refused),
                 "aoai_token_fetches_total.identity.default.result.refused",
             ),
+            (
+                attempts("eastus", AttemptResult::Throttled),
+                "aoai_attempts_total.backend.eastus.result.throttled",
+            ),
+            (retries(), "aoai_retries_total"),
+            (cooldowns("eastus"), "aoai_cooldowns_total.backend.eastus"),
+            (cooling("eastus"), "aoai_cooling_models.backend.eastus"),
             (token_remaining_seconds(), "aoai_token_remaining_seconds.identity.default"),
         ];
         for (name, expected) in rows {

@@ -37,6 +37,8 @@ pub struct Operation {
     pub class: Class,
     /// Where its model stands.
     pub model: ModelSource,
+    /// Whether it makes or needs something that only one Azure resource has.
+    pub stays: bool,
 }
 
 /// The segment that holds the deployment in `/openai/deployments/{name}/…`.
@@ -61,6 +63,7 @@ impl Operation {
                     _ => Class::Resources,
                 },
                 model: ModelSource::Segment(DEPLOYMENT),
+                stays: false,
             }),
             ["openai", "v1", operation @ ..] | ["openai", operation @ ..] => {
                 Some(Self::beside_deployments(method, operation))
@@ -81,7 +84,9 @@ impl Operation {
             ("POST", ["threads", "runs"] | ["threads", _, "runs"]) => (Resources, BodyIfAny),
             _ => (Resources, Nowhere),
         };
-        Self { class, model }
+        // A response is stored unless its caller says otherwise, and the next one may refer to it.
+        let stays = class == Resources || operation == ["responses"];
+        Self { class, model, stays }
     }
 }
 

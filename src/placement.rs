@@ -1,8 +1,12 @@
 //! Which backend serves a request for a model.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
-use crate::config::{Backend, Model, Placement};
+use crate::config::{Model, Placement};
+use crate::digest::Digest;
+use crate::health::{Availability, Health};
+use crate::pool::{Order, MOST_ATTEMPTS};
 
 /// How many requests a model has been chosen for. Each model counts its own: a common count would
 /// fall into step with callers who ask for models in turn.
@@ -18,34 +22,85 @@ impl PartialEq for Turns {
 
 impl Eq for Turns {}
 
-impl Model {
-    /// The placement for the next request: the lowest priority number, by weight within it. In any run
-    /// of as many requests as the tier's weights add up to, each placement has exactly its weight.
-    pub fn choose(&self) -> Option<&Placement> {
-        self.placement(self.turns.0.fetch_add(1, Ordering::Relaxed))
-    }
+/// Which backends a request may try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice<'m> {
+    /// In this order, of which there is a first: see [`Model::orders`].
+    pub order: Order<'m>,
+    /// Whether it is the one that tries whether the first is well again.
+    pub probes: bool,
+}
 
-    fn placement(&self, turn: u64) -> Option<&Placement> {
-        let first = self.placements.first()?;
-        let tier = || {
-            let priority = first.priority;
-            self.placements.iter().filter(move |placement| placement.priority == priority)
-        };
-        let total: u64 = tier().map(|placement| u64::from(placement.weight)).sum();
-        let mut ticket = spread(turn, total);
-        for placement in tier() {
-            match ticket.checked_sub(u64::from(placement.weight)) {
-                Some(rest) => ticket = rest,
-                None => return Some(placement),
+impl Model {
+    /// The backends for the next request: of the lowest priority number with one that may be asked, by
+    /// weight within it, and then the others that may be asked. In any run of as many requests as the
+    /// tier's weights add up to, each placement has exactly its weight.
+    ///
+    /// # Errors
+    /// All of them are left alone, and the first one no longer at this time.
+    pub fn choose(&self, health: &Health, now: SystemTime) -> Result<Choice<'_>, SystemTime> {
+        let mut ready = Vec::with_capacity(self.placements.len());
+        let mut soonest: Option<SystemTime> = None;
+        for placement in &self.placements {
+            match health.availability(&placement.backend.name, &self.name, now) {
+                Availability::Ready => ready.push(placement),
+                Availability::Probe => {
+                    let is_first_tier = ready
+                        .first()
+                        .is_none_or(|best: &&Placement| best.priority >= placement.priority);
+                    if is_first_tier {
+                        let order = self.order(health, placement, now);
+                        return Ok(Choice { order, probes: true });
+                    }
+                }
+                Availability::Cooling(until) => {
+                    soonest = Some(soonest.map_or(until, |known| known.min(until)));
+                }
             }
         }
-        Some(first)
+        let turn = self.turns.0.fetch_add(1, Ordering::Relaxed);
+        let first = by_weight(&ready, turn).ok_or(soonest.unwrap_or(now))?;
+        Ok(Choice { order: self.order(health, first, now), probes: false })
     }
 
     /// The placement on this backend, where the model has one.
-    pub fn on(&self, backend: &Backend) -> Option<&Placement> {
-        self.placements.iter().find(|placement| placement.backend.name == backend.name)
+    pub fn on(&self, backend: &str) -> Option<&Placement> {
+        self.placements.iter().find(|placement| placement.backend.name == backend)
     }
+
+    fn order<'m>(&'m self, health: &Health, first: &'m Placement, now: SystemTime) -> Order<'m> {
+        let may_follow = |placement: &&Placement| {
+            let backend = &placement.backend.name;
+            *backend != first.backend.name
+                && !matches!(
+                    health.availability(backend, &self.name, now),
+                    Availability::Cooling(_)
+                )
+        };
+        let others = self.placements.iter().filter(may_follow).take(MOST_ATTEMPTS - 1);
+        std::iter::once(first).chain(others).collect()
+    }
+}
+
+/// One of the first tier of these, which are ordered by priority.
+fn by_weight<'m>(ready: &[&'m Placement], turn: u64) -> Option<&'m Placement> {
+    let first = *ready.first()?;
+    let tier = || ready.iter().take_while(|placement| placement.priority == first.priority);
+    let total: u64 = tier().map(|placement| u64::from(placement.weight)).sum();
+    let mut ticket = spread(turn, total);
+    for placement in tier() {
+        match ticket.checked_sub(u64::from(placement.weight)) {
+            Some(rest) => ticket = rest,
+            None => return Some(placement),
+        }
+    }
+    Some(first)
+}
+
+/// How strongly a name is drawn to a backend (rendezvous hashing): the same on every proxy, and a
+/// backend that goes away takes nothing along but its own share.
+pub fn affinity(name: &str, backend: &str) -> Digest {
+    Digest::of([name, backend].join("\n").as_bytes())
 }
 
 /// Walks through `0..total` in steps of about the golden section, so that a heavy placement's turns
@@ -73,9 +128,11 @@ fn gcd(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
-    use crate::config::Endpoint;
+    use crate::config::{Backend, Endpoint, Failover};
+    use crate::health::Outcome;
 
     fn model(rows: &[(&str, u32, u32)]) -> Model {
         let placements = rows.iter().map(|&(name, priority, weight)| Placement {
@@ -92,10 +149,15 @@ mod tests {
         Model { name: "m".to_owned(), placements: placements.collect(), turns: Turns::default() }
     }
 
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
+    }
+
     fn chosen(model: &Model, turns: std::ops::Range<u64>) -> Vec<&str> {
+        model.turns.0.store(turns.start, Ordering::Relaxed);
         turns
-            .filter_map(|turn| model.placement(turn))
-            .map(|placement| placement.backend.name.as_str())
+            .filter_map(|_| model.choose(&Health::default(), now()).ok())
+            .map(|choice| choice.order[0].backend.name.as_str())
             .collect()
     }
 
@@ -130,5 +192,78 @@ mod tests {
     fn a_higher_priority_number_is_left_alone() {
         let model = model(&[("aa", 1, 1), ("bb", 1, 1), ("cc", 2, 1000)]);
         assert!(!chosen(&model, 0..100).contains(&"cc"));
+    }
+
+    /// The memory of backends that are left alone for so many seconds.
+    fn cooling(rows: &[(&str, u64)]) -> Health {
+        rows.iter().fold(Health::default(), |health, &(backend, seconds)| {
+            let outcome = Outcome::Throttled(Some(Duration::from_secs(seconds)));
+            health.record(backend, "m", outcome, now(), &Failover::default(), 0).unwrap()
+        })
+    }
+
+    /// The backends that the next request tries, in order; `?` in front of a probe.
+    fn order(model: &Model, health: &Health, later: u64) -> Result<String, u64> {
+        let time = now() + Duration::from_secs(later);
+        match model.choose(health, time) {
+            Ok(Choice { order, probes }) => {
+                let names: Vec<_> = order.iter().map(|one| one.backend.name.as_str()).collect();
+                Ok((if probes { "?" } else { "" }).to_owned() + &names.join(">"))
+            }
+            Err(until) => Err(until.duration_since(time).unwrap_or_default().as_secs()),
+        }
+    }
+
+    #[test]
+    fn what_is_left_alone_is_neither_first_nor_later() {
+        let model = model(&[("aa", 0, 1), ("bb", 1, 1), ("cc", 2, 1), ("dd", 3, 1)]);
+        let rows: &[(&str, &[(&str, u64)], u64, Result<&str, u64>)] = &[
+            ("all well", &[], 0, Ok("aa>bb>cc")),
+            ("the first cools", &[("aa", 5)], 0, Ok("bb>cc>dd")),
+            ("a later one cools", &[("bb", 5)], 0, Ok("aa>cc>dd")),
+            ("two cool", &[("aa", 5), ("cc", 5)], 0, Ok("bb>dd")),
+            ("all but one", &[("aa", 5), ("bb", 5), ("cc", 5)], 0, Ok("dd")),
+            ("all", &[("aa", 5), ("bb", 9), ("cc", 7), ("dd", 6)], 1, Err(4)),
+            ("the first is over", &[("aa", 5)], 5, Ok("?aa>bb>cc")),
+            ("a later one is over: no need to try it", &[("bb", 5)], 5, Ok("aa>bb>cc")),
+            (
+                "a later one is over, and the first cools",
+                &[("aa", 9), ("bb", 5)],
+                5,
+                Ok("?bb>cc>dd"),
+            ),
+            ("all are over", &[("aa", 5), ("bb", 5), ("cc", 5), ("dd", 5)], 5, Ok("?aa>bb>cc")),
+        ];
+        for (name, cooled, later, expected) in rows {
+            let found = order(&model, &cooling(cooled), *later);
+            assert_eq!(found, expected.map(str::to_owned), "{name}");
+        }
+    }
+
+    #[test]
+    fn weights_hold_among_those_that_are_left() {
+        let model = model(&[("aa", 0, 3), ("bb", 0, 1), ("cc", 0, 6)]);
+        let health = cooling(&[("cc", 60)]);
+        let mut count = 0;
+        for _ in 0..400 {
+            count += usize::from(order(&model, &health, 1).unwrap().starts_with("aa"));
+        }
+        assert_eq!(count, 300);
+    }
+
+    #[test]
+    fn a_backend_that_goes_away_takes_only_its_own_share_along() {
+        let best = |name: &str, backends: &[&'static str]| {
+            backends.iter().copied().max_by_key(|backend| affinity(name, backend))
+        };
+        let names: Vec<String> = (0..3000).map(|index| format!("team-{index}")).collect();
+        let all = ["eastus", "sweden", "france"];
+        for name in &names {
+            let before = best(name, &all);
+            let after = best(name, &["eastus", "sweden"]);
+            assert!(before == after || before == Some("france"), "{name}");
+        }
+        let share = names.iter().filter(|name| best(name, &all) == Some("france")).count();
+        assert!((900..1100).contains(&share), "{share}");
     }
 }

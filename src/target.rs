@@ -190,6 +190,40 @@ pub fn write_path<'s>(
     path
 }
 
+/// Which part of a path or query names the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rename {
+    /// This segment.
+    Segment(usize),
+    /// The parameter `model` or `deployment`.
+    Parameter,
+}
+
+/// Names of the query parameters in which realtime names its model, v1 and dated.
+const MODEL_PARAMETERS: [&str; 2] = ["model", "deployment"];
+
+/// Whether a query parameter names a model.
+pub fn is_model(parameter: Parameter<'_>) -> bool {
+    MODEL_PARAMETERS.iter().any(|name| parameter.is_named(name))
+}
+
+/// Writes a target without keys, and with a deployment's name where the model's stands.
+pub fn write_renamed(target: &Target<'_>, deployment: Option<(Rename, &str)>) -> Vec<u8> {
+    let segments = target.segments().iter().enumerate().map(|(index, segment)| match deployment {
+        Some((Rename::Segment(at), name)) if at == index => name,
+        _ => segment.as_ref(),
+    });
+    write_path(segments, target.query(), |parameter| match deployment {
+        _ if is_key(parameter) => Keep::Drop,
+        Some((Rename::Parameter, name))
+            if is_model(parameter) && parameter.raw_value() != name.as_bytes() =>
+        {
+            Keep::WithValue(name)
+        }
+        _ => Keep::AsIs,
+    })
+}
+
 fn decode_segment(raw: &[u8]) -> Result<Cow<'_, str>, TargetError> {
     let decoded: Cow<'_, [u8]> = percent_decode(raw).into();
     let decoded = match decoded {

@@ -9,6 +9,7 @@ use super::node::Node;
 use super::problem::quoted;
 use super::reader::Reader;
 use super::{Backend, Identity};
+use crate::pool;
 
 /// What a backend's `name` has to be. Names are labels of metrics and parts of cluster names, so
 /// they hold nothing that separates there (`.`, `/`, `>`).
@@ -101,7 +102,13 @@ fn is_name(name: &str) -> bool {
 /// Reads the name of an Envoy cluster.
 pub(super) fn cluster(reader: &mut Reader, node: &Node) -> Option<String> {
     let is_cluster = |name: &str| {
-        !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control())
+        !name.is_empty()
+            && !name.starts_with(pool::PREFIX)
+            && !name.contains(|c: char| c.is_whitespace() || c.is_control())
     };
-    reader.text(node, is_cluster, "the name of an Envoy cluster, without spaces")
+    reader.text(
+        node,
+        is_cluster,
+        "the name of an Envoy cluster, without spaces, and not one of the pools' (aoai/…)",
+    )
 }

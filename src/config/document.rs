@@ -1,10 +1,13 @@
 //! Reads the document as a whole, in the order in which its parts refer to each other.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::backend::backends;
+use super::failover::failover;
 use super::identity::{audience, identity};
+use super::listener::listener;
 use super::model::models;
 use super::node::Node;
 use super::reader::Reader;
@@ -17,21 +20,31 @@ const DEFAULT_AUDIENCE: &str = "https://cognitiveservices.azure.com";
 const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
 
 /// Clients and proxies give up before; a request that waits longer only holds memory.
-const LONGEST_TOKEN_WAIT: Duration = Duration::from_secs(5 * 60);
+const TOKEN_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(5 * 60);
 
-const FIELDS: [&str; 6] =
-    ["identity", "audience", "token_wait", "subscriptions", "backends", "models"];
+const FIELDS: [&str; 8] = [
+    "identity",
+    "audience",
+    "token_wait",
+    "listener",
+    "failover",
+    "subscriptions",
+    "backends",
+    "models",
+];
 
 /// Reads a configuration. `None` comes with a problem on record, and so may anything else.
 pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
     let object = reader.object(node, &FIELDS)?;
     let identity = reader.required(object, "identity", "how the proxy signs in to Azure", identity);
     let audience = reader.optional(object, "audience", audience);
-    let token_wait = reader
-        .optional(object, "token_wait", |r, node| time::duration(r, node, LONGEST_TOKEN_WAIT));
+    let token_wait =
+        reader.optional(object, "token_wait", |r, node| time::duration(r, node, TOKEN_WAIT));
+    let listener = reader.optional(object, "listener", listener);
+    let failover = reader.optional(object, "failover", failover);
     let backends = reader
-        .required(object, "backends", "the Azure OpenAI resources", |reader, node| {
-            backends(reader, node, identity.as_ref())
+        .required(object, "backends", "the Azure OpenAI resources", |r, node| {
+            backends(r, node, identity.as_ref())
         })
         .unwrap_or_default();
     let models = reader
@@ -51,6 +64,8 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         identity: identity?,
         audience: audience.unwrap_or_else(|| DEFAULT_AUDIENCE.to_owned()),
         token_wait: token_wait.unwrap_or(DEFAULT_TOKEN_WAIT),
+        listener: listener.unwrap_or_default(),
+        failover: failover.unwrap_or_default(),
         subscriptions: subscriptions?,
         backends: backends.all.into_iter().flatten().collect(),
         models: by_name,

@@ -7,7 +7,9 @@
 mod backend;
 mod document;
 mod endpoint;
+mod failover;
 mod identity;
+mod listener;
 mod model;
 mod names;
 mod node;
@@ -25,6 +27,7 @@ pub use node::{Node, NodeError};
 pub use problem::{Problem, Problems};
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -40,6 +43,10 @@ pub struct Config {
     pub audience: String,
     /// How long a request waits for a token when none is ready.
     pub token_wait: Duration,
+    /// Where callers reach the gateway. The module itself has no use for it.
+    pub listener: Listener,
+    /// When a backend is left alone, and how long a request tries others.
+    pub failover: Failover,
     /// Who may call, by the digest of the key that they present.
     pub subscriptions: BTreeMap<Digest, Arc<Subscription>>,
     /// Azure OpenAI resources, in the document's order.
@@ -109,6 +116,41 @@ pub enum IdentitySelector {
     ObjectId(String),
     /// A user-assigned identity by its ARM resource id.
     ResourceId(String),
+}
+
+/// Where callers reach the gateway, in the bootstrap that the tool renders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The address that it listens at; by default this machine's own, which others cannot reach.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// With what it proves who it is; without, keys travel in the clear.
+    pub tls: Option<TlsFiles>,
+    /// How many bytes of a body it holds back: for a model at the body's end, and for a retry.
+    pub body_limit: u32,
+}
+
+/// PEM files on the proxy's machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The path of the certificate and its chain.
+    pub certificate: String,
+    /// The path of its private key.
+    pub key: String,
+}
+
+/// When a backend is left alone, and how long a request tries others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// How long a 429 without a hint cools a backend; each further one in a row doubles it.
+    pub cooldown: Duration,
+    /// The most that any cooldown lasts, grown or hinted: never less than `cooldown`.
+    pub longest_cooldown: Duration,
+    /// How many 5xx or connection failures in a row cool a backend.
+    pub failures_in_a_row: u32,
+    /// No further attempt is started when the request came longer ago than this.
+    pub retry_within: Duration,
 }
 
 /// A consumer and what it may do.

@@ -29,11 +29,13 @@ pub(super) struct Models {
     pub(super) all: Vec<KnownModel>,
     /// The names that subscriptions may refer to.
     pub(super) names: Names,
+    /// The positions of the backends that serve any of them.
+    pub(super) served_by: Vec<usize>,
 }
 
 impl Default for Models {
     fn default() -> Self {
-        Self { all: Vec::new(), names: Names::new("models", "name") }
+        Self { all: Vec::new(), names: Names::new("models", "name"), served_by: Vec::new() }
     }
 }
 
@@ -41,17 +43,28 @@ impl Default for Models {
 pub(super) struct KnownModel {
     /// `None` where a problem is on record.
     pub(super) model: Option<Arc<Model>>,
-    /// The first of the document's backends that serves it, by position.
-    pub(super) home: usize,
+    /// The positions of the backends that serve it, whether all else is right or not.
+    pub(super) served_by: Vec<usize>,
 }
 
 /// Reads `models`.
 pub(super) fn models(reader: &mut Reader, node: &Node, backends: &Backends) -> Option<Models> {
-    let Models { mut all, mut names } = Models::default();
+    let Models { mut all, mut names, mut served_by } = Models::default();
     reader.items(node, "model", |reader, index, node| {
-        all.push(model(reader, node, index, backends, &mut names));
+        let model = model(reader, node, index, backends, &mut names);
+        add_new(&mut served_by, &model.served_by);
+        all.push(model);
     })?;
-    Some(Models { all, names })
+    Some(Models { all, names, served_by })
+}
+
+/// Adds the positions that are not there yet. There are as many as backends, which are few.
+pub(super) fn add_new(positions: &mut Vec<usize>, more: &[usize]) {
+    for position in more {
+        if !positions.contains(position) {
+            positions.push(*position);
+        }
+    }
 }
 
 fn model(
@@ -61,7 +74,7 @@ fn model(
     backends: &Backends,
     names: &mut Names,
 ) -> KnownModel {
-    let mut home = usize::MAX;
+    let mut served_by = Vec::new();
     let model = reader.object(node, &["name", "backends"]).and_then(|object| {
         let name = reader.required(object, "name", NAME, |reader, node| {
             if let Some(name) = node.as_str() {
@@ -71,11 +84,11 @@ fn model(
         });
         let placements =
             reader.required(object, "backends", "the backends that serve it", |reader, node| {
-                placements(reader, node, backends, name.as_deref(), &mut home)
+                placements(reader, node, backends, name.as_deref(), &mut served_by)
             });
         Some(Arc::new(Model { name: name?, placements: placements?, turns: Turns::default() }))
     });
-    KnownModel { model, home }
+    KnownModel { model, served_by }
 }
 
 fn placements(
@@ -83,7 +96,7 @@ fn placements(
     node: &Node,
     backends: &Backends,
     model: Option<&str>,
-    home: &mut usize,
+    served_by: &mut Vec<usize>,
 ) -> Option<Vec<Placement>> {
     let mut seen: Vec<(usize, usize)> = Vec::new();
     let mut placements: Vec<Placement> = Vec::new();
@@ -92,7 +105,7 @@ fn placements(
             return;
         };
         let (position, placement) = placement;
-        *home = position.min(*home);
+        served_by.push(position);
         match seen.iter().find(|(other, _)| *other == position) {
             Some((_, first)) => reader.problem(format!(
                 "the same backend as backends[{first}] of this model; expected each at most once"

@@ -34,11 +34,26 @@ impl Reader {
 
     /// Records a problem of the value at hand.
     pub(super) fn problem(&mut self, what: impl Into<String>) {
+        self.record(what.into());
+    }
+
+    // Not inlined, as `enter` below: once for each field that is read, they are 19 KB of the module.
+    #[inline(never)]
+    fn record(&mut self, what: String) {
         self.problems.push(Problem::new(self.path.as_str(), what));
     }
 
     /// Reads one step further down, at a field.
     pub(super) fn at_field<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.enter(name);
+        let value = read(self);
+        self.path.truncate(length);
+        value
+    }
+
+    /// Goes down to a field, and says how long the path was before.
+    #[inline(never)]
+    fn enter(&mut self, name: &str) -> usize {
         let length = self.path.len();
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             self.path += &format!("[{}]", quoted(name));
@@ -48,9 +63,7 @@ impl Reader {
             }
             self.path += name;
         }
-        let value = read(self);
-        self.path.truncate(length);
-        value
+        length
     }
 
     /// Reads one step further down, at an item of a list.
@@ -143,6 +156,11 @@ impl Reader {
         if is_right(text) {
             return Some(text.to_owned());
         }
+        self.found(text, expected)
+    }
+
+    /// Records what a text was found to be, and what would be right.
+    fn found<T>(&mut self, text: &str, expected: &str) -> Option<T> {
         self.problem(format!("found {}; expected {expected}", quoted(text)));
         None
     }

@@ -4,13 +4,14 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use super::backend::Backends;
-use super::model::Models;
+use super::model::{add_new, Models};
 use super::names::Names;
 use super::node::Node;
 use super::problem::{quoted, shape};
 use super::reader::{Object, Reader};
 use super::{time, Backend, ModelScope, OperationScope, Subscription};
 use crate::digest::{Digest, DigestError};
+use crate::placement::affinity;
 
 /// What a subscription's `id` has to be. It is a label of metrics.
 const ID: &str = "1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit";
@@ -85,21 +86,24 @@ fn subscription(
             reader.problem("not after not_before; expected a later time, or it is never valid");
         });
     }
-    let (models, home) = scope?;
+    let (models, served_by) = scope?;
+    let id = id?;
     Some(Subscription {
-        id: id?,
+        home: home(&id, &served_by, served.backends)?,
+        id,
         models,
         // What the document says when it says nothing.
         operations: operations.unwrap_or(OperationScope { inference: true, resources: false }),
         suspended: state.as_deref() == Some("suspended"),
         not_before,
         expires_at,
-        home: home_backend(served.backends, home)?,
     })
 }
 
-fn home_backend(backends: &Backends, position: usize) -> Option<Arc<Backend>> {
-    backends.all.get(position).cloned().flatten()
+/// The backend that a subscription is drawn to most. Every proxy finds the same one.
+fn home(id: &str, served_by: &[usize], backends: &Backends) -> Option<Arc<Backend>> {
+    let backends = served_by.iter().filter_map(|position| backends.all.get(*position)?.as_ref());
+    backends.max_by_key(|backend| affinity(id, &backend.name)).cloned()
 }
 
 fn is_id(id: &str) -> bool {
@@ -166,26 +170,23 @@ fn key(reader: &mut Reader, node: &Node) -> Option<Digest> {
     None
 }
 
-/// Reads a scope, and finds the position of the backend that its requests without a model go to.
-fn models(reader: &mut Reader, node: &Node, known: &Models) -> Option<(ModelScope, usize)> {
+/// Reads a scope, and finds the positions of the backends that serve it.
+fn models(reader: &mut Reader, node: &Node, known: &Models) -> Option<(ModelScope, Vec<usize>)> {
     let names = match granted(reader, node, "model")? {
         Granted::Names(names) => names,
-        Granted::All => {
-            let home = known.all.iter().map(|model| model.home).min()?;
-            return Some((ModelScope::All, home));
-        }
+        Granted::All => return Some((ModelScope::All, known.served_by.clone())),
     };
-    let mut home = usize::MAX;
+    let mut served_by = Vec::new();
     let mut only: Vec<String> = Vec::new();
     for (index, name) in names {
         let position = reader.at_index(index, |reader| known.names.resolve(reader, name));
         if let Some(model) = position.and_then(|position| known.all.get(position)) {
-            home = home.min(model.home);
+            add_new(&mut served_by, &model.served_by);
             let at = only.partition_point(|other| other.as_str() < name);
             only.insert(at, name.to_owned());
         }
     }
-    Some((ModelScope::Only(only), home))
+    Some((ModelScope::Only(only), served_by))
 }
 
 fn operations(reader: &mut Reader, node: &Node) -> Option<OperationScope> {

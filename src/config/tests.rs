@@ -1,11 +1,13 @@
 //! The document as a whole: what it means, and what is said of each mistake.
 
 use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::placement::affinity;
 
 /// A document in which every field has a value.
 const WHOLE: &str = r#"
@@ -15,6 +17,16 @@ identity:
     client_id: 3F0C0000-0000-0000-0000-00000000000a
 audience: https://cognitiveservices.azure.us
 token_wait: 2m
+listener:
+  address: "::"
+  port: 8443
+  tls: {certificate: /etc/tls/tls.crt, key: /etc/tls/tls.key}
+  body_limit: 512KiB
+failover:
+  cooldown: 2s
+  longest_cooldown: 90s
+  failures_in_a_row: 5
+  retry_within: 1500ms
 subscriptions:
 - id: search-team
   keys:
@@ -81,6 +93,25 @@ fn a_whole_document_reads() {
     );
     assert_eq!(config.audience, "https://cognitiveservices.azure.us");
     assert_eq!(config.token_wait, Duration::from_secs(120));
+    let tls = TlsFiles { certificate: "/etc/tls/tls.crt".into(), key: "/etc/tls/tls.key".into() };
+    assert_eq!(
+        config.listener,
+        Listener {
+            address: Ipv6Addr::UNSPECIFIED.into(),
+            port: 8443,
+            tls: Some(tls),
+            body_limit: 524_288,
+        }
+    );
+    assert_eq!(
+        config.failover,
+        Failover {
+            cooldown: Duration::from_secs(2),
+            longest_cooldown: Duration::from_secs(90),
+            failures_in_a_row: 5,
+            retry_within: Duration::from_millis(1500),
+        }
+    );
 
     let backend = |name: &str, endpoint: &str, cluster: &str| {
         Arc::new(Backend {
@@ -115,6 +146,11 @@ fn a_whole_document_reads() {
         ])
     );
 
+    let home = |id| {
+        let backends = [&eastus, &sweden];
+        let drawn = |backend: &&&Arc<Backend>| affinity(id, &backend.name);
+        Arc::clone(backends.iter().max_by_key(drawn).unwrap())
+    };
     let search = Arc::new(Subscription {
         id: "search-team".into(),
         models: ModelScope::Only(vec!["embeddings".into(), "gpt-4o".into()]),
@@ -122,7 +158,7 @@ fn a_whole_document_reads() {
         suspended: true,
         not_before: Some(UNIX_EPOCH + Duration::from_secs(1_767_225_600)),
         expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_798_761_600)),
-        home: Arc::clone(&eastus),
+        home: home("search-team"),
     });
     let platform = Arc::new(Subscription {
         id: "platform".into(),
@@ -131,7 +167,7 @@ fn a_whole_document_reads() {
         suspended: false,
         not_before: None,
         expires_at: None,
-        home: eastus,
+        home: home("platform"),
     });
     assert_eq!(
         config.subscriptions,
@@ -152,6 +188,24 @@ fn what_is_left_out_has_its_default() {
     );
     assert_eq!(config.audience, "https://cognitiveservices.azure.com");
     assert_eq!(config.token_wait, Duration::from_secs(5));
+    assert_eq!(
+        config.listener,
+        Listener {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 10_000,
+            tls: None,
+            body_limit: 10_485_760,
+        }
+    );
+    assert_eq!(
+        config.failover,
+        Failover {
+            cooldown: Duration::from_secs(10),
+            longest_cooldown: Duration::from_secs(120),
+            failures_in_a_row: 3,
+            retry_within: Duration::from_secs(10),
+        }
+    );
     assert_eq!(config.backends[0].cluster, "aoai_eastus");
     let placement = &config.models["gpt-4o"].placements[0];
     assert_eq!((&*placement.deployment, placement.priority, placement.weight), ("gpt-4o", 0, 1));
@@ -179,30 +233,22 @@ fn placements_of_a_priority_keep_the_order_of_the_document() {
 }
 
 #[test]
-fn home_is_the_first_backend_of_the_document_within_the_scope() {
-    for (scope, home) in [
-        ("[gpt-4o, embeddings]", "eastus"),
-        ("[embeddings, gpt-4o]", "eastus"),
-        ("[gpt-4o]", "eastus"),
-        ("[embeddings]", "sweden"),
-        (r#"["*"]"#, "eastus"),
-    ] {
-        let config = read(&WHOLE.replace("[gpt-4o, embeddings]", scope)).unwrap();
-        assert_eq!(config.subscriptions[&digest("1")].home.name, home, "{scope}");
-    }
-    // The order of the placements does not matter, only that of the backends.
+fn home_is_one_backend_of_the_scope_whatever_the_order_of_the_document() {
     let turned = WHOLE.replace(
         "[{backend: sweden}]",
         "[{backend: eastus}, {backend: sweden}, {backend: spare, deployment: e}]",
     );
-    for (scope, home) in [("[gpt-4o]", "eastus"), ("[embeddings]", "spare")] {
+    for (scope, backends) in [
+        ("[gpt-4o]", &["eastus", "sweden"][..]),
+        ("[embeddings]", &["eastus", "sweden", "spare"]),
+        (r#"["*"]"#, &["eastus", "sweden", "spare"]),
+    ] {
         let config = read(&turned.replace("[gpt-4o, embeddings]", scope)).unwrap();
-        assert_eq!(config.subscriptions[&digest("1")].home.name, home, "{scope}");
+        let subscription = &config.subscriptions[&digest("1")];
+        let drawn = |backend: &&&str| affinity(&subscription.id, backend);
+        let most = backends.iter().max_by_key(drawn).copied();
+        assert_eq!(Some(subscription.home.name.as_str()), most, "{scope}");
     }
-    let turned =
-        turned.replace("{backend: sweden}, {backend: spare, deployment: e}", "{backend: sweden}");
-    let config = read(&turned.replace("[gpt-4o, embeddings]", "[embeddings]")).unwrap();
-    assert_eq!(config.subscriptions[&digest("1")].home.name, "eastus");
 }
 
 #[test]
@@ -234,10 +280,10 @@ fn assert_says(rows: &[(&str, &str, &str, &str)]) {
 fn mistakes_of_form_are_told() {
     assert_says(&[
         ("unknown field near another", "audience:", "audiance:", r#"audiance: unknown field; did you mean "audience"?"#),
-        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected identity, audience, token_wait, subscriptions, backends or models"),
+        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected identity, audience, token_wait, listener, failover, subscriptions, backends or models"),
         ("unknown field within", "custom_domain: false", "port: 443", "backends[1].port: unknown field; expected name, endpoint, cluster or custom_domain"),
         ("unknown field of a placement", "weight: 3", "wieght: 3", r#"models[0].backends[1].wieght: unknown field; did you mean "weight"?"#),
-        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected identity, audience, token_wait, subscriptions, backends or models"),
+        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected identity, audience, token_wait, listener, failover, subscriptions, backends or models"),
         ("merge key", "state: active", "<<: {state: active}", r#"subscriptions[1]["<<"]: unknown field; expected id, keys, models, operations, state, not_before or expires_at"#),
         ("duplicate field", "state: active", "state: active\n  state: active", "subscriptions[1].state: given twice; keep one"),
         ("field three times", "token_wait: 2m", "token_wait: 2m\ntoken_wait: 3m\ntoken_wait: 4m", "token_wait: given twice; keep one\ntoken_wait: given twice; keep one"),
@@ -314,7 +360,7 @@ fn mistakes_of_the_identity_are_told() {
         ("one kind twice", "  managed_identity:", "  managed_identity: {cluster: a}\n  managed_identity:", "identity: found 2 kinds of identity; expected exactly one: managed_identity"),
         ("no object", IDENTITY, "managed_identity", "identity: found a string; expected an object"),
         ("no cluster", "    cluster: azure_identity\n", "", "identity.managed_identity.cluster: missing; expected the Envoy cluster of the endpoint"),
-        ("empty cluster", "cluster: azure_identity", "cluster: ''", "identity.managed_identity.cluster: found \"\"; expected the name of an Envoy cluster, without spaces"),
+        ("empty cluster", "cluster: azure_identity", "cluster: ''", "identity.managed_identity.cluster: found \"\"; expected the name of an Envoy cluster, without spaces, and not one of the pools' (aoai/…)"),
         ("two selectors", CLIENT, "client_id: 3f0c0000-0000-0000-0000-00000000000a\n    resource_id: /subscriptions/x", "identity.managed_identity: found client_id and resource_id; expected at most one of them, to name one identity"),
         ("client id of another form", CLIENT, "client_id: \"{3f0c0000-0000-0000-0000-00000000000a}\"", &format!("identity.managed_identity.client_id: found a string of 38 characters {GUID}")),
         (
@@ -363,9 +409,67 @@ fn mistakes_of_audience_and_wait_are_told() {
 }
 
 #[test]
+fn mistakes_of_the_listener_are_told() {
+    const ADDRESS: &str = "expected an IP address: 127.0.0.1 for this machine alone, 0.0.0.0 or \"::\" for all of its addresses";
+    const SIZE: &str = "expected a size from 64KiB to 1024MiB, such as 10MiB";
+    const KEY: &str = ", key: /etc/tls/tls.key";
+    const PATH: &str = "that is not a path; expected the path of a PEM file";
+    assert_says(&[
+        ("host name", "address: \"::\"", "address: localhost", &format!(r#"listener.address: found "localhost"; {ADDRESS}"#)),
+        ("address and port", "address: \"::\"", "address: '0.0.0.0:80'", &format!(r#"listener.address: found "0.0.0.0:80"; {ADDRESS}"#)),
+        ("empty address", "address: \"::\"", "address: ''", &format!(r#"listener.address: found ""; {ADDRESS}"#)),
+        ("no port", "port: 8443\n", "port: 0\n", "listener.port: found 0; expected a whole number from 1 to 65535"),
+        ("large port", "port: 8443\n", "port: 65536\n", "listener.port: found 65536; expected a whole number from 1 to 65535"),
+        ("unknown field", "port: 8443\n", "ports: 8443\n", r#"listener.ports: unknown field; did you mean "port"?"#),
+        ("unknown field of tls", KEY, ", keys: /etc/tls/tls.key, key: k", r#"listener.tls.keys: unknown field; did you mean "key"?"#),
+        ("no key", KEY, "", "listener.tls.key: missing; expected the path of its private key, a PEM file"),
+        ("no certificate", "certificate: /etc/tls/tls.crt, ", "", "listener.tls.certificate: missing; expected the path of its chain, a PEM file"),
+        ("the key itself", KEY, r#", key: "-----BEGIN PRIVATE KEY-----\n5ecre7\n""#, &format!("listener.tls.key: found a string of 35 characters {PATH}")),
+        ("empty path", "certificate: /etc/tls/tls.crt", "certificate: ''", &format!("listener.tls.certificate: found an empty string {PATH}")),
+        ("size without a unit", "512KiB", "524288", &format!("listener.body_limit: found a number without a unit; {SIZE}")),
+        ("size of another unit", "512KiB", "512KB", &format!(r#"listener.body_limit: found "512KB"; {SIZE}"#)),
+        ("small size", "512KiB", "63KiB", &format!(r#"listener.body_limit: found "63KiB"; {SIZE}"#)),
+        ("large size", "512KiB", "1025MiB", &format!(r#"listener.body_limit: found "1025MiB"; {SIZE}"#)),
+        ("no object", "listener:", "listener: off\nlistner:", "listner: unknown field; did you mean \"listener\"?\nlistener: found a string; expected an object"),
+    ]);
+    for size in ["64KiB", "1024MiB"] {
+        assert!(read(&WHOLE.replace("512KiB", size)).is_ok(), "{size}");
+    }
+}
+
+#[test]
+fn mistakes_of_failover_are_told() {
+    assert_says(&[
+        ("short cooldown", "cooldown: 2s", "cooldown: 999ms", r#"failover.cooldown: found "999ms"; expected at least 1s"#),
+        ("longer than the longest", "cooldown: 2s", "cooldown: 91s", "failover.cooldown: longer than longest_cooldown, which is 90000ms; expected at most that"),
+        ("unknown field", "longest_cooldown: 90s", "cooldown_cap: 90s", "failover.cooldown_cap: unknown field; expected cooldown, longest_cooldown, failures_in_a_row or retry_within"),
+        ("short longest cooldown", "longest_cooldown: 90s", "longest_cooldown: 0s", r#"failover.longest_cooldown: found "0s"; expected at least 1s"#),
+        ("long longest cooldown", "longest_cooldown: 90s", "longest_cooldown: 61m", r#"failover.longest_cooldown: found "61m"; expected at most 3600s"#),
+        ("no failures", "failures_in_a_row: 5", "failures_in_a_row: 0", "failover.failures_in_a_row: found 0; expected a whole number from 1 to 100"),
+        ("long retries", "retry_within: 1500ms", "retry_within: 6m", r#"failover.retry_within: found "6m"; expected at most 300s"#),
+        ("number", "retry_within: 1500ms", "retry_within: 10", "failover.retry_within: found a number without a unit; expected a duration such as 500ms, 5s or 2m"),
+    ]);
+    for (part, instead) in [
+        ("retry_within: 1500ms", "retry_within: 0s"),
+        ("retry_within: 1500ms", "retry_within: 5m"),
+        ("cooldown: 2s\n", "cooldown: 90s\n"),
+        ("longest_cooldown: 90s", "longest_cooldown: 60m"),
+    ] {
+        assert!(read(&WHOLE.replace(part, instead)).is_ok(), "{instead}");
+    }
+    let default =
+        WHOLE.replace("  longest_cooldown: 90s\n", "").replace("cooldown: 2s", "cooldown: 3m");
+    assert_eq!(
+        read(&default).unwrap_err(),
+        "failover.cooldown: longer than longest_cooldown, which is 120000ms; expected at most that"
+    );
+}
+
+#[test]
 fn mistakes_of_backends_are_told() {
     const NAME: &str = "expected 1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends";
-    const CLUSTER: &str = "expected the name of an Envoy cluster, without spaces";
+    const CLUSTER: &str =
+        "expected the name of an Envoy cluster, without spaces, and not one of the pools' (aoai/…)";
     let long = format!("name: {}", "x".repeat(64));
     let long_says = format!("backends[0].name: found \"{}\"; {NAME}", "x".repeat(64));
     assert_says(&[
@@ -380,6 +484,8 @@ fn mistakes_of_backends_are_told() {
         ("identity's cluster", "cluster: outbound|443||eastus", "cluster: azure_identity", "backends[1].cluster: \"azure_identity\" is also the cluster of the identity; expected one of its own, because a cluster reaches one resource"),
         ("same cluster", "cluster: outbound|443||eastus", "cluster: aoai_spare", "backends[1].cluster: \"aoai_spare\" is also the cluster of backends[0]; expected one of its own, because a cluster reaches one resource"),
         ("cluster with a space", "cluster: outbound|443||eastus", "cluster: aoai eastus", &format!(r#"backends[1].cluster: found "aoai eastus"; {CLUSTER}"#)),
+        ("cluster like a pool", "cluster: outbound|443||eastus", "cluster: aoai/eastus", &format!(r#"backends[1].cluster: found "aoai/eastus"; {CLUSTER}"#)),
+        ("cluster of the identity", "cluster: outbound|443||eastus", "cluster: azure_identity", "backends[1].cluster: \"azure_identity\" is also the cluster of the identity; expected one of its own, because a cluster reaches one resource"),
         ("cluster with a new line", "cluster: outbound|443||eastus", r#"cluster: "a\r\nx: y""#, &format!(r#"backends[1].cluster: found "a\r\nx: y"; {CLUSTER}"#)),
         ("no endpoint", "  endpoint: https://contoso-spare.openai.azure.com\n", "", "backends[0].endpoint: missing; expected the resource's URL, https://NAME.openai.azure.com"),
         ("http", "https://contoso-spare", "http://contoso-spare", r#"backends[0].endpoint: "http" is not the scheme of "contoso-spare.openai.azure.com"; expected https, because tokens travel over TLS only"#),

@@ -1,13 +1,18 @@
 //! Durations and instants as the document writes them.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use super::node::Node;
 use super::problem::quoted;
 use super::reader::Reader;
 
-/// Reads one number and its unit, such as `500ms`, `5s` or `2m`, up to a bound.
-pub(super) fn duration(reader: &mut Reader, node: &Node, most: Duration) -> Option<Duration> {
+/// Reads one number and its unit, such as `500ms`, `5s` or `2m`, within bounds.
+pub(super) fn duration(
+    reader: &mut Reader,
+    node: &Node,
+    bounds: RangeInclusive<Duration>,
+) -> Option<Duration> {
     if matches!(node, Node::Unsigned(_) | Node::Negative(_) | Node::Float(_)) {
         reader
             .problem("found a number without a unit; expected a duration such as 500ms, 5s or 2m");
@@ -21,9 +26,15 @@ pub(super) fn duration(reader: &mut Reader, node: &Node, most: Duration) -> Opti
         ));
         return None;
     };
-    if duration > most {
-        let (found, most) = (quoted(text), most.as_secs());
-        reader.problem(format!("found {found}; expected at most {most}s"));
+    let (least, most) = (bounds.start().as_secs(), bounds.end().as_secs());
+    if !bounds.contains(&duration) {
+        let found = quoted(text);
+        let right = if duration < *bounds.start() {
+            format!("at least {least}s")
+        } else {
+            format!("at most {most}s")
+        };
+        reader.problem(format!("found {found}; expected {right}"));
         return None;
     }
     Some(duration)

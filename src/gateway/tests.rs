@@ -82,7 +82,7 @@ fn send(config: &Config, call: &Call<'_>, size: usize) -> Result<(String, String
         let path = dispatch.path.unwrap_or_else(|| call.path.into());
         (dispatch.backend.name.clone(), String::from_utf8_lossy(&path).into_owned(), body)
     };
-    let mut reading = match admit(config, &head, call.body.is_empty(), now())? {
+    let mut reading = match admit(config, &Health::default(), &head, call.body.is_empty(), now())? {
         Step::Send(dispatch) => return Ok(left(dispatch, call.body.to_owned())),
         Step::Read(reading) => reading,
     };
@@ -90,7 +90,7 @@ fn send(config: &Config, call: &Call<'_>, size: usize) -> Result<(String, String
     let mut come = 0;
     while let Some(piece) = pieces.next() {
         come += piece.len();
-        match reading.read(config, piece, pieces.peek().is_none())? {
+        match reading.read(config, &Health::default(), piece, pieces.peek().is_none(), now())? {
             BodyStep::Read(still) => reading = still,
             BodyStep::Send { dispatch, splice, mut watch } => {
                 let mut body = call.body.get(..come).expect("ASCII").to_owned();
@@ -476,7 +476,7 @@ proptest! {
             let must_go = name.starts_with("x-aoai-") || name == "api-key";
             prop_assert!(!must_go || head.remove.contains(&name.as_str()));
         }
-        if let Ok(Step::Send(dispatch)) = admit(&config, &head, true, now()) {
+        if let Ok(Step::Send(dispatch)) = admit(&config, &Health::default(), &head, true, now()) {
             let left = dispatch.path.unwrap_or(path);
             let (left_path, left_query) = match left.iter().position(|&byte| byte == b'?') {
                 Some(at) => (&left[..at], &left[at + 1..]),

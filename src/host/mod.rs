@@ -1,12 +1,15 @@
 //! The edge between Envoy and the core: the only code that knows proxy_wasm.
 //!
 //! ```text
-//! root    one for each worker and configuration: ticks, fetches tokens, serves who waits
-//! stream  one for each request
-//! worker  what a root and its streams share
+//! root     one for each worker and configuration: ticks, fetches tokens, serves who waits
+//! stream   one for each request, in the gateway stage
+//! attempt  one for each attempt, in the backend stage
+//! worker   what a root and its streams share
 //! ```
 
+mod attempt;
 mod callout;
+mod health;
 mod metrics;
 mod root;
 mod stream;

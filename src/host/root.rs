@@ -7,47 +7,65 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType, LogLevel};
 
+use super::attempt::{Attempt, Backends};
 use super::callout;
+use super::health;
+use super::metrics::Metrics;
 use super::stream::Stream;
 use super::worker::{now, Worker};
 use crate::config::Config;
 
-/// The stage of a filter whose `root_id` this is.
-const GATEWAY: &[u8] = b"gateway";
-
 pub(super) struct Root {
     id: u32,
-    worker: Option<Rc<Worker>>,
+    stage: Option<Stage>,
+}
+
+/// What a filter does, by its `root_id`.
+enum Stage {
+    /// `gateway`: once for each request.
+    Gateway(Rc<Worker>),
+    /// `backend`: once for each attempt of a pool.
+    Backend(Rc<Backends>),
 }
 
 impl Root {
     pub(super) fn new(id: u32) -> Self {
-        Self { id, worker: None }
+        Self { id, stage: None }
     }
 
-    fn configure(&self) -> Result<Config, String> {
+    fn configure(&self) -> Result<Stage, String> {
         let root_id = hostcalls::get_property(vec!["plugin_root_id"]).ok().flatten();
-        if root_id.as_deref() != Some(GATEWAY) {
-            return Err(
-                "root_id: found another one; this module's stage is called \"gateway\"".to_owned()
-            );
-        }
         let document = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX);
         let document = document.ok().flatten().unwrap_or_default();
-        Config::from_plugin(&document).map_err(|problems| problems.to_string())
+        let config = || Config::from_plugin(&document).map_err(|problems| problems.to_string());
+        match root_id.as_deref() {
+            Some(b"gateway") => Ok(Stage::Gateway(Rc::new(Worker::new(self.id, config()?)))),
+            Some(b"backend") => {
+                let config = config()?;
+                Ok(Stage::Backend(Rc::new(Backends { metrics: Metrics::define(&config), config })))
+            }
+            _ => Err("root_id: found another one; expected gateway or backend".to_owned()),
+        }
+    }
+
+    fn worker(&self) -> Option<&Rc<Worker>> {
+        match &self.stage {
+            Some(Stage::Gateway(worker)) => Some(worker),
+            Some(Stage::Backend(_)) | None => None,
+        }
     }
 }
 
 impl Context for Root {
     fn on_done(&mut self) -> bool {
-        if let Some(worker) = &self.worker {
+        if let Some(worker) = self.worker() {
             worker.tokens.release(now());
         }
         true
     }
 
     fn on_http_call_response(&mut self, callout: u32, headers: usize, body: usize, _: usize) {
-        let Some(worker) = &self.worker else {
+        let Some(worker) = self.worker() else {
             return;
         };
         let reply = callout::receive(headers, body);
@@ -62,17 +80,19 @@ impl RootContext for Root {
     fn on_configure(&mut self, _: usize) -> bool {
         follow_log_level();
         match self.configure() {
-            Ok(config) => {
-                info!(
-                    "configured: {} subscription keys, {} models, {} backends",
-                    config.subscriptions.len(),
-                    config.models.len(),
-                    config.backends.len(),
-                );
-                let worker = Rc::new(Worker::new(self.id, config));
-                // Callouts are not allowed from here; the first tick makes the first fetch.
-                worker.tick_within(Default::default());
-                self.worker = Some(worker);
+            Ok(stage) => {
+                if let Stage::Gateway(worker) = &stage {
+                    info!(
+                        "configured: {} subscription keys, {} models, {} backends",
+                        worker.config.subscriptions.len(),
+                        worker.config.models.len(),
+                        worker.config.backends.len(),
+                    );
+                    // Callouts are not allowed from here; the first tick makes the first fetch.
+                    worker.tick_within(Default::default());
+                }
+                health::prepare();
+                self.stage = Some(stage);
                 true
             }
             Err(problems) => {
@@ -83,7 +103,7 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        let Some(worker) = &self.worker else {
+        let Some(worker) = self.worker() else {
             return;
         };
         let now = now();
@@ -94,7 +114,11 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream::new(id, self.worker.clone())))
+        Some(match &self.stage {
+            Some(Stage::Gateway(worker)) => Box::new(Stream::new(id, Some(Rc::clone(worker)))),
+            Some(Stage::Backend(backends)) => Box::new(Attempt::new(Some(Rc::clone(backends)))),
+            None => Box::new(Stream::new(id, None)),
+        })
     }
 
     fn get_type(&self) -> Option<ContextType> {

@@ -9,6 +9,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 
+use super::health;
 use super::worker::{now, Worker};
 use crate::answer::Answer;
 use crate::config::Backend;
@@ -47,8 +48,8 @@ pub(super) enum Stage {
         held: usize,
         deadline: SystemTime,
     },
-    /// It has gone on.
-    Forwarded { backend: Arc<Backend>, watch: Option<Watch> },
+    /// It has gone on: to this backend, or to a pool for this model.
+    Forwarded { backend: Arc<Backend>, pooled: Option<String>, watch: Option<Watch> },
     /// The filter has answered it: nothing more happens.
     Answered,
 }
@@ -70,7 +71,7 @@ impl Stream {
                 hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, ":path", Some(&path));
         }
         let now = now();
-        match gateway::admit(&worker.config, &head, ended, now) {
+        match gateway::admit(&worker.config, &health::load(), &head, ended, now) {
             Ok(Step::Send(dispatch)) => self.send(worker, dispatch, None, 0, now),
             Ok(Step::Read(reading)) => {
                 self.stage.replace(Stage::Body { reading, held: 0, check_at: now + BODY_CHECK });
@@ -85,7 +86,8 @@ impl Stream {
     fn read(&self, worker: &Worker, size: usize, ended: bool) -> Action {
         match self.stage.replace(Stage::Answered) {
             Stage::Body { reading, held, check_at } => {
-                match reading.read(&worker.config, &body(held, size), ended) {
+                let health = health::load();
+                match reading.read(&worker.config, &health, &body(held, size), ended, now()) {
                     Ok(BodyStep::Read(reading)) => {
                         self.stage.replace(Stage::Body { reading, held: size, check_at });
                         Action::Pause
@@ -107,11 +109,11 @@ impl Stream {
                     Err(answer) => self.answer(worker, &answer),
                 }
             }
-            Stage::Forwarded { backend, mut watch } => {
+            Stage::Forwarded { backend, pooled, mut watch } => {
                 let read = watch.as_mut().map(|watch| watch.read(&body(0, size), ended));
                 match read.unwrap_or(Ok(())) {
                     Ok(()) => {
-                        self.stage.replace(Stage::Forwarded { backend, watch });
+                        self.stage.replace(Stage::Forwarded { backend, pooled, watch });
                         Action::Continue
                     }
                     Err(answer) => self.answer(worker, &answer),
@@ -134,8 +136,8 @@ impl Stream {
         let deadline = now + worker.config.token_wait;
         match worker.tokens.admit(now, deadline) {
             Ok(Some(bearer)) => {
-                worker.forward(&dispatch, &bearer);
-                self.stage.replace(Stage::Forwarded { backend: dispatch.backend, watch });
+                worker.forward(&dispatch, &bearer, now);
+                self.stage.replace(Stage::forwarded(dispatch, watch));
                 Action::Continue
             }
             Ok(None) => {
@@ -206,14 +208,11 @@ impl HttpContext for Stream {
 
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
         let mut stage = self.stage.borrow_mut();
-        match &*stage {
-            Stage::Forwarded { backend, .. } => {
-                let _ = hostcalls::set_map_value_bytes(
-                    MapType::HttpResponseHeaders,
-                    "x-aoai-backend",
-                    Some(backend.name.as_bytes()),
-                );
-            }
+        match (&self.worker, &*stage) {
+            (Some(worker), Stage::Forwarded { backend, pooled, .. }) => match pooled {
+                None => set_response_header("x-aoai-backend", &backend.name),
+                Some(model) => worker.report(model),
+            },
             // Envoy has answered a request that was still waiting, and so it waits no longer.
             _ => *stage = Stage::Answered,
         }
@@ -229,8 +228,84 @@ impl Drop for Stream {
     }
 }
 
+impl Stage {
+    pub(super) fn forwarded(dispatch: Dispatch, watch: Option<Watch>) -> Self {
+        let pooled = dispatch.recipe.map(|recipe| recipe.model);
+        Self::Forwarded { backend: dispatch.backend, pooled, watch }
+    }
+}
+
+/// Where the gateway stage leaves the recipe for the attempts.
+pub(super) const RECIPE: &str = "aoai_recipe";
+
+/// Where the attempts leave word of how far they have come.
+const STATE: &str = "aoai_state";
+
+/// How far the attempts of a request have come: beside the request, for all that come after.
+pub(super) enum State {
+    /// There was none.
+    None,
+    /// This backend was asked, and has not answered; it has had the whole request since then.
+    Tried(String, Option<SystemTime>),
+    /// This backend's answer has begun; no name where the stage itself has answered.
+    Answered(String),
+}
+
+impl State {
+    pub(super) fn read() -> Self {
+        let text = read_property(STATE).and_then(|bytes| String::from_utf8(bytes).ok());
+        match text.as_deref().and_then(|text| text.split_once(' ')) {
+            Some(("tried", rest)) => {
+                let (backend, since) = rest.split_once(' ').unwrap_or((rest, ""));
+                let since = since.parse().ok().map(Duration::from_millis);
+                Self::Tried(backend.to_owned(), since.map(|since| SystemTime::UNIX_EPOCH + since))
+            }
+            Some(("answered", backend)) => Self::Answered(backend.to_owned()),
+            _ => Self::None,
+        }
+    }
+
+    pub(super) fn write(&self) {
+        let text = match self {
+            Self::None => return,
+            Self::Tried(backend, None) => format!("tried {backend}"),
+            Self::Tried(backend, Some(since)) => {
+                let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                format!("tried {backend} {}", since.as_millis())
+            }
+            Self::Answered(backend) => format!("answered {backend}"),
+        };
+        let _ = hostcalls::set_property(vec![STATE], Some(text.as_bytes()));
+    }
+}
+
+/// A property of the request that this module has set.
+pub(super) fn read_property(name: &str) -> Option<Vec<u8>> {
+    hostcalls::get_property(vec![name]).ok().flatten()
+}
+
+/// Which attempt this is, from 1; after the answer, how many there were.
+pub(super) fn attempts() -> u64 {
+    let count = hostcalls::get_property(vec!["upstream", "request_attempt_count"]).ok().flatten();
+    count.and_then(|bytes| bytes.try_into().ok()).map_or(1, u64::from_le_bytes)
+}
+
+/// Sends an answer of the filter's own.
+pub(super) fn send(answer: &Answer) {
+    let headers = answer.headers();
+    let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let body = answer.body();
+    let status = u32::from(answer.reason.status());
+    let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+}
+
+pub(super) fn set_response_header(name: &str, value: &str) {
+    let value = Some(value.as_bytes());
+    let _ = hostcalls::set_map_value_bytes(MapType::HttpResponseHeaders, name, value);
+}
+
 /// The bytes of the request's body from one offset of what Envoy holds to another.
-fn body(from: usize, to: usize) -> Vec<u8> {
+pub(super) fn body(from: usize, to: usize) -> Vec<u8> {
     if from >= to {
         return Vec::new();
     }

@@ -75,7 +75,7 @@ impl WaitingRoom {
                 // A stream that Envoy no longer has: acting now would act on somebody else.
                 _ if hostcalls::set_effective_context(waiter.stream).is_err() => false,
                 Turn::Forward(bearer) => {
-                    waiter.forward(worker, &bearer);
+                    waiter.forward(worker, &bearer, now);
                     false
                 }
                 Turn::Answer(answer) => {
@@ -122,11 +122,11 @@ impl Waiter {
     }
 
     /// Lets the request go on.
-    fn forward(&self, worker: &Worker, bearer: &Bearer) {
+    fn forward(&self, worker: &Worker, bearer: &Bearer, now: SystemTime) {
         let stage = self.stage.replace(Stage::Answered);
         if let Stage::Token { dispatch, watch, .. } = stage {
-            worker.forward(&dispatch, bearer);
-            self.stage.replace(Stage::Forwarded { backend: dispatch.backend, watch });
+            worker.forward(&dispatch, bearer, now);
+            self.stage.replace(Stage::forwarded(dispatch, watch));
             let _ = hostcalls::resume_http_request();
         }
     }

@@ -6,12 +6,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MapType;
 
+use super::attempt::RETRY;
+use super::health;
 use super::metrics::Metrics;
+use super::stream::{self, attempts, set_response_header, State, RECIPE};
 use super::tokens::{Bearer, Tokens};
 use super::waiting::WaitingRoom;
 use crate::answer::Answer;
 use crate::config::Config;
 use crate::gateway::Dispatch;
+use crate::health::Outcome;
 
 /// How often a worker looks around when nothing is due: tokens that others fetched, the gauge.
 const IDLE: Duration = Duration::from_secs(5);
@@ -41,10 +45,20 @@ impl Worker {
 
     /// Gives the effective stream's request what it leaves with. Its headers must still be held: the
     /// SDK panics otherwise, and then the request does not leave.
-    pub(super) fn forward(&self, dispatch: &Dispatch, bearer: &Bearer) {
+    pub(super) fn forward(&self, dispatch: &Dispatch, bearer: &Bearer, now: SystemTime) {
         let backend = &dispatch.backend;
+        if let Some(model) = &dispatch.probes {
+            health::probe(&backend.name, model, now);
+        }
+        if let Some(recipe) = &dispatch.recipe {
+            let _ = hostcalls::set_property(vec![RECIPE], Some(&recipe.to_bytes()));
+        }
+        if dispatch.stays {
+            // The route may have a policy for retries, and a second attempt could do a thing twice.
+            set_header("x-envoy-max-retries", b"0");
+        }
         set_header("authorization", bearer.value.as_bytes());
-        set_header("x-aoai-cluster", backend.cluster.as_bytes());
+        set_header("x-aoai-cluster", dispatch.cluster.as_bytes());
         set_header(":authority", backend.endpoint.authority().as_bytes());
         if let Some(path) = &dispatch.path {
             set_header(":path", path);
@@ -58,14 +72,31 @@ impl Worker {
         self.metrics.count_forwarded(&backend.name);
     }
 
+    /// Tells the caller of a pool's answer who gave it and after how many attempts, and remembers a
+    /// last attempt that got none.
+    pub(super) fn report(&self, model: &str) {
+        let backend = match State::read() {
+            State::Tried(backend, _) => {
+                let (now, policy) = (now(), &self.config.failover);
+                health::record(&backend, model, Outcome::Failed, now, policy, &self.metrics);
+                backend
+            }
+            State::Answered(backend) => backend,
+            State::None => return,
+        };
+        let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, RETRY);
+        if !backend.is_empty() {
+            set_response_header("x-aoai-backend", &backend);
+        }
+        let attempts = attempts();
+        self.metrics.count_retries(attempts.saturating_sub(1));
+        set_response_header("x-aoai-attempts", &attempts.to_string());
+    }
+
     /// Answers a request. Nothing more may be done with it.
     pub(super) fn answer(&self, answer: &Answer) {
         self.metrics.count_answered(answer.reason);
-        let headers = answer.headers();
-        let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let body = answer.body();
-        let status = u32::from(answer.reason.status());
-        let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+        stream::send(answer);
     }
 
     /// Has the root ticked after this time, or sooner if it was to be. The root must be the effective

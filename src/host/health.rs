@@ -1,0 +1,94 @@
+//! The memory of trouble that all workers share.
+
+use log::{info, warn};
+use proxy_wasm::hostcalls;
+
+use std::time::SystemTime;
+
+use super::metrics::Metrics;
+use super::worker::dice;
+use crate::config::Failover;
+use crate::health::{Availability, Health, Outcome};
+
+/// Where the memory is in the store that all workers share. Names of backends mean the same to all
+/// configurations of a proxy.
+const KEY: &str = "aoai-filter/health";
+
+/// Other workers may write between a read and a write of ours.
+const ATTEMPTS: usize = 16;
+
+/// Puts an empty memory where none is: only what is there can be compared and swapped.
+pub(super) fn prepare() {
+    if matches!(hostcalls::get_shared_data(KEY), Ok((None, _))) {
+        let _ = hostcalls::set_shared_data(KEY, Some(&Health::default().to_bytes()), None);
+    }
+}
+
+/// What is remembered now.
+pub(super) fn load() -> Health {
+    read().0
+}
+
+/// Says that this request tries whether a backend is well again.
+pub(super) fn probe(backend: &str, model: &str, now: SystemTime) {
+    change(|health| match health.availability(backend, model, now) {
+        Availability::Probe => Some(health.probe(backend, model, now)),
+        Availability::Ready | Availability::Cooling(_) => None,
+    });
+}
+
+/// Says that an attempt went away which was to try whether a backend is well again.
+pub(super) fn give_back(backend: &str, model: &str, now: SystemTime) {
+    change(|health| health.give_back(backend, model, now));
+}
+
+/// Remembers how an attempt ended.
+pub(super) fn record(
+    backend: &str,
+    model: &str,
+    outcome: Outcome,
+    now: SystemTime,
+    policy: &Failover,
+    metrics: &Metrics,
+) {
+    metrics.count_attempt(backend, outcome);
+    let dice = dice(now);
+    let Some((before, after)) =
+        change(|health| health.record(backend, model, outcome, now, policy, dice))
+    else {
+        return;
+    };
+    let cools = |health: &Health| match health.availability(backend, model, now) {
+        Availability::Cooling(until) => Some(until),
+        Availability::Ready | Availability::Probe => None,
+    };
+    match (cools(&before), cools(&after)) {
+        (None, Some(until)) => {
+            metrics.count_cooldown(backend);
+            let seconds = until.duration_since(now).unwrap_or_default().as_secs();
+            warn!("backend {backend} is left alone for {model} for {seconds} s: {outcome}");
+        }
+        (_, None) if !before.is_well() && outcome == Outcome::Answered => {
+            info!("backend {backend} serves {model} again");
+        }
+        _ => {}
+    }
+    metrics.set_cooling(backend, after.cooling(backend, now));
+}
+
+fn read() -> (Health, Option<u32>) {
+    let (bytes, version) = hostcalls::get_shared_data(KEY).unwrap_or_default();
+    (bytes.and_then(|bytes| Health::from_bytes(&bytes)).unwrap_or_default(), version)
+}
+
+/// Changes the memory; what it was and what it is then, or `None` where it stays as it is.
+fn change(change: impl Fn(&Health) -> Option<Health>) -> Option<(Health, Health)> {
+    for _ in 0..ATTEMPTS {
+        let (before, version) = read();
+        let after = change(&before)?;
+        if hostcalls::set_shared_data(KEY, Some(&after.to_bytes()), version).is_ok() {
+            return Some((before, after));
+        }
+    }
+    None
+}
