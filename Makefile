@@ -4,6 +4,7 @@ export AOAI_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aoai-filter
 export ENVOY_VERSION ?= 1.40.0
 
 WASM := dist/aoai_filter.wasm
+AOAI := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/aoai
 SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 
 .DEFAULT_GOAL := help
@@ -12,11 +13,12 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 help: ## Show this
 	@printf 'aoai-filter: one key and one address in front of Azure OpenAI, inside Envoy\n\n'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: ENVOY=path/to/envoy, ENVOY_VERSION=%s (fetched if there is none), PORT=10000 (make run)\n' $(ENVOY_VERSION)
+	@printf '\nVariables: ENVOY=path/to/envoy, ENVOY_VERSION=%s (fetched if there is none), PORT=10000 and CONFIG=mine.yaml (make run)\n' $(ENVOY_VERSION)
 
 .PHONY: run
-run: wasm tools ## Try it: Envoy with the module and simulated Azure, ready to be called
-	@ENVOY=$$(envoy/get-envoy) && PYTHON=$$(.ci/python) && export ENVOY && exec "$$PYTHON" tests/run.py
+run: wasm tools ## Try it with simulated Azure, or CONFIG=mine.yaml with your own (ARGS: of aoai render envoy)
+	@ENVOY=$$(envoy/get-envoy) && PYTHON=$$(.ci/python) && export ENVOY && \
+	  AOAI=$(AOAI) AOAI_WASM=$(WASM) CONFIG=$(CONFIG) exec "$$PYTHON" tests/run.py $(ARGS)
 
 .PHONY: wasm
 wasm: $(WASM) ## Build the module: dist/aoai_filter.wasm
@@ -31,6 +33,10 @@ $(WASM): $(SOURCES) .ci/cargo-wasm
 tools: cargo ## Build the command-line tool: target/debug/aoai
 	cargo build --locked --bin aoai
 
+.PHONY: render
+render: cargo ## Remake envoy/envoy.yaml and the tests' golden files with aoai render envoy
+	AOAI_RENDER=write cargo test --locked --test render
+
 .PHONY: test
 test: test-native test-e2e ## Prove the project: native tests, then a real Envoy with simulated Azure
 
@@ -40,7 +46,7 @@ test-native: cargo ## The core and the tool, without Envoy
 
 .PHONY: test-e2e
 test-e2e: wasm tools ## The module in a real Envoy (ARGS="-k name" to choose)
-	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(CURDIR)/target/debug/aoai \
+	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
 	  "$$(.ci/python)" -m pytest -c tests/pytest.ini tests $(ARGS)
 
 .PHONY: lint

@@ -205,6 +205,8 @@ fn usage_errors_end_with_2_and_say_the_usage() {
         (&["check"], "Usage: aoai check <FILE>"),
         (&["check", "a", "b"], "Usage: aoai check <FILE>"),
         (&["chekc", "-"], "a similar subcommand exists: 'check'"),
+        (&["render"], "Usage: aoai render <COMMAND>"),
+        (&["render", "envoy"], "Usage: aoai render envoy <FILE>"),
         (&["key"], "Usage: aoai key <COMMAND>"),
         (&["key", "new", "name"], "Usage: aoai key new"),
     ] {
@@ -220,6 +222,8 @@ fn help_has_examples_and_hides_what_is_refused() {
         (&["--help"][..], "aoai check gateway.yaml"),
         (&["check", "--help"], "Exit status: 0 when there is none"),
         (&["check", "--help"], "aoai check -"),
+        (&["render", "--help"], "Print a whole Envoy bootstrap for a configuration"),
+        (&["render", "envoy", "--help"], "aoai render envoy gateway.yaml > envoy.yaml"),
         (&["key", "--help"], "Print the digest of a key"),
         (&["key", "new", "--help"], "$ aoai key new"),
         (&["key", "digest", "--help"], "aoai key digest < key.txt"),
@@ -231,4 +235,43 @@ fn help_has_examples_and_hides_what_is_refused() {
     }
     let version = concat!("aoai ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(aoai(&["--version"], b""), run(0, version, ""));
+}
+
+#[test]
+fn render_prints_a_bootstrap_or_why_there_is_none() {
+    let render = |options: &[&str], input: &str| {
+        aoai(&[&["render", "envoy", "-"], options].concat(), input.as_bytes())
+    };
+    let first = render(&[], CONFIGURATION);
+    assert_eq!((first.status, &*first.stderr), (0, ""));
+    assert!(first.stdout.contains("\n  - name: \"aoai/eastus>sweden\"\n"), "{}", first.stdout);
+    assert_eq!(render(&[], CONFIGURATION), first);
+    assert!(render(&["--listener-port=0"], CONFIGURATION).stdout.contains("port_value: 0}"));
+
+    let mistaken = CONFIGURATION.replace("[gpt-4o]", "[gpt-4]");
+    let problem = "subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n";
+    let unknown = "aoai: --resolve japan: the document has no backend of this name\n";
+    let twice = "aoai: --resolve eastus: given twice; keep one\n";
+    for (name, options, input, expected) in [
+        ("wrong document", &[][..], &*mistaken, run(1, problem, "aoai: -: 1 problem\n")),
+        ("unknown backend", &["--resolve=japan=127.0.0.1:1"], CONFIGURATION, run(2, "", unknown)),
+        (
+            "backend twice",
+            &["--resolve=eastus=127.0.0.1:1", "--resolve=eastus=127.0.0.1:2"],
+            CONFIGURATION,
+            run(2, "", twice),
+        ),
+    ] {
+        assert_eq!(render(options, input), expected, "{name}");
+    }
+    for (option, says) in [
+        ("--resolve=eastus=10.0.0.1:80", "10.0.0.1:80 is not on this machine"),
+        ("--resolve=eastus", "expected BACKEND=IP:PORT"),
+        ("--identity=imds", "invalid socket address"),
+        ("--listener-port=65536", "65536 is not in 0..=65535"),
+    ] {
+        let found = render(&[option], CONFIGURATION);
+        assert_eq!((found.status, &*found.stdout), (2, ""), "{option}");
+        assert!(found.stderr.contains(says), "{option}: {}", found.stderr);
+    }
 }

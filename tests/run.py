@@ -1,7 +1,8 @@
-"""What `make run` runs: simulated Azure, and Envoy with envoy/envoy.yaml in front of it.
+"""What `make run` runs: Envoy with the bootstrap that `aoai render envoy` makes.
 
-Envoy gets that file with other ports: simulated Azure's are the system's choice, and the listener's
-is PORT. Everything ends with Ctrl-C, or when either of the two ends.
+Without CONFIG that is of envoy/example.yaml, in front of simulated Azure, whose ports are the system's
+choice. With CONFIG it is of that document, in front of real Azure. The listener's port is PORT.
+Everything ends with Ctrl-C, or when a part of it ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,12 +20,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-BOOTSTRAP = ROOT / "envoy" / "envoy.yaml"
+EXAMPLE = ROOT / "envoy" / "example.yaml"
 KEY = "aoai_demo"
 START_DEADLINE = 60.0
 
@@ -56,7 +58,16 @@ A key that nobody has:
   curl -i {url}/openai/v1/models -H 'api-key: wrong'
 
 Metrics: curl -s {admin}/stats/prometheus | grep aoai_
-"""
+
+What simulated Azure gets (Ctrl-C ends everything):"""
+
+OWN_CALLS = """\
+{config} is served at {url}, in front of Azure itself.
+
+  curl {insecure}{url}/openai/v1/models -H "api-key: $KEY"
+
+Metrics: curl -s {admin}/stats/prometheus | grep aoai_
+Envoy's log follows (Ctrl-C ends everything):"""
 
 
 class Failed(Exception):
@@ -64,61 +75,91 @@ class Failed(Exception):
 
 
 def main() -> int:
-    arguments = _arguments()
+    arguments, render = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aoai-run-")))
-            bootstrap = yaml.safe_load(BOOTSTRAP.read_text())
-            azure, ports = stack.enter_context(_simulated_azure(folder, _hosts(bootstrap)))
-            _set_ports(bootstrap, arguments.port, arguments.admin_port, ports)
-            log = folder / "envoy.log"
-            envoy, admin = stack.enter_context(_envoy(folder, bootstrap, log))
-            port = _listener_port(admin)
-            url = f"http://127.0.0.1:{port}"
-            print(CALLS.format(url=url, admin=admin, key=KEY))
-            print("What simulated Azure gets (Ctrl-C ends everything):", flush=True)
-            while azure.poll() is None and envoy.poll() is None:
-                time.sleep(0.2)
-            raise Failed("Envoy ended:\n" + log.read_text() if envoy.poll() is not None
-                         else "simulated Azure ended")
+            if arguments.config:
+                _run_own(stack, folder, arguments, render)
+            else:
+                _run_example(stack, folder, arguments, render)
     except Failed as failed:
         print(failed, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print()
-        return 0
+    return 0
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make run", description="Simulated Azure, and Envoy with "
-                                     "the module in front of it.")
-    parser.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 10000),
-                        help="of the listener; 0 chooses one (default: PORT, or 10000)")
+def _run_example(stack: contextlib.ExitStack, folder: Path, arguments: argparse.Namespace,
+                 render: List[str]) -> None:
+    backends = yaml.safe_load(EXAMPLE.read_text())["backends"]
+    hosts = {one["name"]: one["endpoint"].removeprefix("https://") for one in backends}
+    azure, ports = stack.enter_context(_simulated_azure(folder, hosts))
+    identity = ports.pop("identity")
+    options = [*_listening(arguments), "--identity", f"127.0.0.1:{identity}"]
+    for name, port in ports.items():
+        options += ["--resolve", f"{name}=127.0.0.1:{port}"]
+    log = folder / "envoy.log"
+    bootstrap = _rendered(EXAMPLE, arguments, [*options, *render])
+    envoy, admin = stack.enter_context(_envoy(folder, bootstrap, log))
+    print(CALLS.format(url=_listener(admin), admin=admin, key=KEY), flush=True)
+    while azure.poll() is None and envoy.poll() is None:
+        time.sleep(0.2)
+    raise Failed("Envoy ended:\n" + log.read_text() if envoy.poll() is not None
+                 else "simulated Azure ended")
+
+
+def _run_own(stack: contextlib.ExitStack, folder: Path, arguments: argparse.Namespace,
+             render: List[str]) -> None:
+    options = _listening(arguments)
+    authorities = ssl.get_default_verify_paths().cafile
+    if authorities:
+        options += ["--ca", authorities]
+    bootstrap = _rendered(Path(arguments.config), arguments, [*options, *render])
+    log = folder / "envoy.log"
+    envoy, admin = stack.enter_context(_envoy(folder, bootstrap, log))
+    url = _listener(admin)
+    insecure = "--insecure " if url.startswith("https:") else ""
+    print(OWN_CALLS.format(config=arguments.config, url=url, admin=admin, insecure=insecure),
+          flush=True)
+    with log.open() as lines:
+        while envoy.poll() is None:
+            print(lines.read(), end="", flush=True)
+            time.sleep(0.2)
+        raise Failed(lines.read() + "Envoy ended")
+
+
+def _arguments() -> Tuple[argparse.Namespace, List[str]]:
+    parser = argparse.ArgumentParser(
+        prog="make run", description="Envoy with the module, in front of simulated Azure or of "
+        "your own. Other options go to aoai render envoy: --identity, --ca, --resolve.")
+    parser.add_argument("--config", default=os.environ.get("CONFIG"),
+                        help="a document of your own (default: CONFIG, or the example)")
+    parser.add_argument("--port", type=int, default=_port(),
+                        help="of the listener; 0 chooses one (default: PORT, or the document's)")
     parser.add_argument("--admin-port", type=int, default=0,
                         help="of Envoy's admin interface; 0, the default, chooses one")
-    return parser.parse_args()
+    return parser.parse_known_args()
 
 
-def _hosts(bootstrap: Dict[str, Any]) -> Dict[str, str]:
-    """The backends of the plugin's configuration: name and host."""
-    http = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
-    plugin = http["typed_config"]["http_filters"][0]["typed_config"]["config"]
-    backends: List[Dict[str, str]] = plugin["configuration"]["value"]["backends"]
-    return {one["name"]: one["endpoint"].removeprefix("https://") for one in backends}
+def _port() -> Optional[int]:
+    return int(os.environ["PORT"]) if os.environ.get("PORT") else None
 
 
-def _set_ports(bootstrap: Dict[str, Any], port: int, admin: int, azure: Dict[str, int]) -> None:
-    resources = bootstrap["static_resources"]
-    resources["listeners"][0]["address"]["socket_address"]["port_value"] = port
-    bootstrap["admin"]["address"]["socket_address"]["port_value"] = admin
-    by_cluster = {"azure_identity": azure["identity"],
-                  **{f"aoai_{name}": one for name, one in azure.items() if name != "identity"}}
-    for cluster in resources["clusters"]:
-        [locality] = cluster["load_assignment"]["endpoints"]
-        [endpoint] = locality["lb_endpoints"]
-        address = endpoint["endpoint"]["address"]["socket_address"]
-        address["port_value"] = by_cluster[cluster["name"]]
+def _listening(arguments: argparse.Namespace) -> List[str]:
+    return [] if arguments.port is None else ["--listener-port", str(arguments.port)]
+
+
+def _rendered(document: Path, arguments: argparse.Namespace, options: Sequence[str]) -> str:
+    """The bootstrap. What is wrong with the document is told by the tool."""
+    command = [os.environ["AOAI"], "render", "envoy", str(document), "--wasm",
+               os.environ["AOAI_WASM"], "--admin-port", str(arguments.admin_port), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 0:
+        return done.stdout
+    raise Failed(done.stdout.rstrip() or "the document cannot be rendered")
 
 
 @contextlib.contextmanager
@@ -133,9 +174,9 @@ def _simulated_azure(folder: Path, hosts: Dict[str, str]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _envoy(folder: Path, bootstrap: Dict[str, Any], log: Path) -> Iterator[Any]:
-    written = folder / "envoy.json"
-    written.write_text(json.dumps(bootstrap))
+def _envoy(folder: Path, bootstrap: str, log: Path) -> Iterator[Any]:
+    written = folder / "envoy.yaml"
+    written.write_text(bootstrap)
     admin_file = folder / "admin"
     command = [os.environ["ENVOY"], "-c", str(written), "--use-dynamic-base-id", "--log-path",
                str(log), "--log-level", "warning", "--component-log-level", "wasm:info",
@@ -178,9 +219,16 @@ def _wait_until(process: "subprocess.Popen[bytes]", condition: Any, otherwise: s
         time.sleep(0.05)
 
 
-def _listener_port(admin: str) -> int:
+def _listener(admin: str) -> str:
+    """Where this machine reaches the listener."""
     [listener] = json.loads(_fetch(f"{admin}/listeners?format=json"))["listener_statuses"]
-    return int(listener["local_address"]["socket_address"]["port_value"])
+    address = listener["local_address"]["socket_address"]
+    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(address["address"], address["address"])
+    host = f"[{host}]" if ":" in host else host
+    filters = json.loads(_fetch(f"{admin}/config_dump?resource=static_listeners"))
+    tls = any("transport_socket" in chain for one in filters["configs"]
+              for chain in one["listener"]["filter_chains"])
+    return f"http{'s' if tls else ''}://{host}:{address['port_value']}"
 
 
 def _fetch(url: str) -> bytes:

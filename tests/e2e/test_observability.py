@@ -21,7 +21,7 @@ from e2e.single import (BODY, CHAT, KEY, MODEL, OTHER_KEY, V1_CHAT, Json, assert
                         east, raw_chat, settings)
 from e2e.wire import Connection, request
 
-EXAMPLE = Path(__file__).parents[2] / "envoy" / "azure.yaml"
+EXAMPLE = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 Start = Callable[..., Gateway]
 Labels = Tuple[Tuple[str, str], ...]
 

@@ -1,7 +1,10 @@
-//! `aoai`: checks configurations of the filter, and makes the keys that they hold the digests of.
+//! `aoai`: checks configurations of the filter, renders Envoy's from them, and makes the keys that
+//! they hold the digests of.
 
 mod check;
+mod document;
 mod key;
+mod render;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +16,7 @@ use clap::{Parser, Subcommand};
 #[command(name = "aoai", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   aoai check gateway.yaml
+  aoai render envoy gateway.yaml > envoy.yaml
   aoai key new
   printf %s \"$KEY\" | aoai key digest")]
 struct Arguments {
@@ -34,6 +38,9 @@ enum Command {
         /// A YAML or JSON file, or - for standard input
         file: PathBuf,
     },
+    /// Print what Envoy reads
+    #[command(subcommand)]
+    Render(render::Command),
     /// Make subscription keys and their digests
     #[command(subcommand)]
     Key(key::Command),
@@ -42,6 +49,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { file } => check::run(&file),
+        Command::Render(command) => render::run(&command),
         Command::Key(command) => key::run(&command),
     }
 }

@@ -1,0 +1,87 @@
+//! The document that a command works on: found, read, and its problems told.
+
+use std::fmt::Display;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use aoai_filter::config::{Config, Node, Problem, Problems};
+
+use crate::Outcome;
+
+/// A document and what it means.
+pub(crate) struct Document {
+    /// As its author wrote it.
+    pub(crate) node: Node,
+    /// As the module understands it.
+    pub(crate) config: Config,
+}
+
+/// Reads a file, or standard input for `-`. Why there is no document has been told when there is
+/// none.
+pub(crate) fn open(file: &Path) -> Result<Document, Outcome> {
+    let name = file.display();
+    let told = match read(file) {
+        Ok(bytes) => match parse(&bytes) {
+            Ok(document) => return Ok(document),
+            Err(problems) => report(&name, &problems).map(|()| Outcome::Problems),
+        },
+        Err(error) => {
+            writeln!(io::stderr(), "aoai: cannot read {name}: {error}").map(|()| Outcome::Unusable)
+        }
+    };
+    // Nobody reads the report any more; the file is still not known to be right.
+    Err(told.unwrap_or(Outcome::Unusable))
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes)?;
+        Ok(bytes)
+    } else {
+        std::fs::read(file)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Document, Problems> {
+    let node = tree(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))?;
+    let config = Config::from_node(&node)?;
+    Ok(Document { node, config })
+}
+
+/// What looks like JSON is read as the module reads it, so that its errors are the module's.
+fn tree(bytes: &[u8]) -> Result<Node, Problems> {
+    let yaml = serde_yaml_ng::from_slice(bytes);
+    if bytes.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
+        return yaml.map_err(|error| yaml_problem(&error).into());
+    }
+    match (Node::from_json(bytes), yaml) {
+        (Ok(node), _) => Ok(node),
+        // A YAML document may begin with a brace as well.
+        (Err(_), Ok(node @ Node::Object(_))) => Ok(node),
+        (Err(_), _) => Config::from_json(bytes).map(|_| Node::Null),
+    }
+}
+
+fn yaml_problem(error: &serde_yaml_ng::Error) -> Problem {
+    let (line, column) = error.location().map_or((1, 0), |at| (at.line(), at.column()));
+    let text = error.to_string();
+    let place = format!(" at line {line} column {column}");
+    Problem::of_syntax(line, column, &format!("not YAML: {}", text.replacen(&place, "", 1)))
+}
+
+fn report(name: &impl Display, problems: &Problems) -> io::Result<()> {
+    writeln!(io::stdout(), "{problems}")?;
+    let count = Count(problems.count(), "problem");
+    writeln!(io::stderr(), "aoai: {name}: {count}")
+}
+
+/// A number of things, in English.
+pub(crate) struct Count(pub(crate) usize, pub(crate) &'static str);
+
+impl Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(count, noun) = self;
+        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+    }
+}

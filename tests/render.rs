@@ -1,0 +1,90 @@
+//! `aoai render envoy`: what it makes of whole documents, byte for byte.
+//!
+//! `make render` writes the files that are compared here, and envoy/envoy.yaml with them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot run its tool has failed; clippy knows helpers of tests only within cfg(test)"
+)]
+
+use std::path::Path;
+use std::process::Command;
+
+use aoai_filter::config::Node;
+
+/// A document, the options, and the file that has what comes of them.
+const RENDERED: [(&str, &[&str], &str); 3] = [
+    (
+        "envoy/example.yaml",
+        &[
+            "--resolve=eastus=127.0.0.1:18001",
+            "--resolve=sweden=127.0.0.1:18002",
+            "--identity=127.0.0.1:18000",
+        ],
+        "envoy/envoy.yaml",
+    ),
+    ("tests/golden/regions.yaml", &[], "tests/golden/regions.envoy.yaml"),
+    (
+        "tests/golden/tls.yaml",
+        &["--wasm=/etc/envoy/aoai filter.wasm", "--ca=/etc/pki/tls/cert.pem", "--admin-port=0"],
+        "tests/golden/tls.envoy.yaml",
+    ),
+];
+
+fn rendered(document: &str, options: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_aoai"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["render", "envoy", document])
+        .args(options)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{document}");
+    assert!(output.status.success(), "{document}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap_or_default()
+}
+
+#[test]
+fn what_is_rendered_is_what_the_repository_has() {
+    for (document, options, file) in RENDERED {
+        let found = rendered(document, options);
+        if std::env::var_os("AOAI_RENDER").is_some_and(|value| value == "write") {
+            std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), &found).unwrap();
+        }
+        assert!(found == read(file), "{file} is not what {document} renders to: make render");
+    }
+}
+
+/// The listener's filter and those of all pools have the document as its author wrote it.
+#[test]
+fn the_document_is_in_each_filter_as_it_is() {
+    for (document, options, _) in RENDERED {
+        let original: Node = serde_yaml_ng::from_str(&read(document)).unwrap();
+        let bootstrap = serde_yaml_ng::from_str(&rendered(document, options)).unwrap();
+        let mut found = Vec::new();
+        configurations(&bootstrap, &mut found);
+        let pools = found.len() - 1;
+        assert!(found.iter().all(|one| **one == original), "{document}");
+        assert_eq!(pools, aggregates(&bootstrap), "{document}");
+    }
+}
+
+/// The values of all plugin configurations in a tree.
+fn configurations<'n>(node: &'n Node, found: &mut Vec<&'n Node>) {
+    if let Some(value) = node.field("configuration").and_then(|one| one.field("value")) {
+        found.push(value);
+    }
+    let items = node.as_array().unwrap_or_default().iter();
+    let fields = node.as_object().unwrap_or_default().iter().map(|(_, node)| node);
+    items.chain(fields).for_each(|node| configurations(node, found));
+}
+
+fn aggregates(bootstrap: &Node) -> usize {
+    let clusters = bootstrap.field("static_resources").and_then(|one| one.field("clusters"));
+    let clusters = clusters.and_then(Node::as_array).unwrap_or_default();
+    clusters.iter().filter(|cluster| cluster.field("cluster_type").is_some()).count()
+}
