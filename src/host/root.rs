@@ -44,7 +44,7 @@ impl Root {
                 let config = config()?;
                 Ok(Stage::Backend(Rc::new(Backends { metrics: Metrics::define(&config), config })))
             }
-            _ => Err("root_id: found another one; expected gateway or backend".to_owned()),
+            _ => Err("root_id: found another one; expected \"gateway\" or \"backend\"".to_owned()),
         }
     }
 

@@ -125,7 +125,7 @@ def test_envoy_does_not_start_with_a_root_id_that_names_no_stage(
     def rename(listener: Json) -> None:
         plugin(listener)["root_id"] = root_id
 
-    with pytest.raises(EnvoyFailed, match=r'root_id: .*"gateway"'):
+    with pytest.raises(EnvoyFailed, match='root_id: .*"gateway" or "backend"'):
         start_gateway(settings(resource), edit_listener=rename)
 
 
