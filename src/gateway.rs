@@ -326,7 +326,7 @@ impl Watch {
 impl Splice {
     /// How long a body of this length becomes.
     pub(crate) fn length_of(&self, length: u64) -> u64 {
-        (length + self.with.len() as u64).saturating_sub(self.at.len() as u64)
+        length.saturating_sub(self.at.len() as u64).saturating_add(self.with.len() as u64)
     }
 }
 

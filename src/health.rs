@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::Failover;
 
-/// How long a probe is waited for before somebody else may try: its answer's head should have come.
-const PROBE: Duration = Duration::from_secs(30);
+/// How long a probe's answer is waited for. Azure refuses a throttled request at once, so one that it
+/// has not refused by then has been taken, and so may others be.
+const PROBE: Duration = Duration::from_secs(3);
 
 /// Changes with the format of the bytes.
 const VERSION: &str = "1";
@@ -37,7 +38,7 @@ enum State {
     Suspect,
     /// Is left alone until then; from then on one request may try.
     Cooling(SystemTime),
-    /// That one is under way; nobody else follows until this time.
+    /// That one is under way; the others follow at this time, unless it is refused.
     Probed(SystemTime),
 }
 
@@ -84,9 +85,8 @@ impl Health {
     pub fn availability(&self, backend: &str, model: &str, now: SystemTime) -> Availability {
         match self.find(backend, model).map(|trouble| trouble.state) {
             None | Some(State::Suspect) => Availability::Ready,
-            Some(State::Cooling(until) | State::Probed(until)) if now >= until => {
-                Availability::Probe
-            }
+            Some(State::Probed(until)) if now >= until => Availability::Ready,
+            Some(State::Cooling(until)) if now >= until => Availability::Probe,
             Some(State::Cooling(until) | State::Probed(until)) => Availability::Cooling(until),
         }
     }
@@ -153,7 +153,8 @@ impl Health {
             _ => {
                 trouble.failed = trouble.failed.saturating_add(1);
                 let over = (trouble.failed + 1).saturating_sub(policy.failures_in_a_row);
-                let was_probe = matches!(trouble.state, State::Probed(_));
+                // Who fails behind a cooldown has tried, be the probe given back or not.
+                let was_probe = trouble.state != State::Suspect;
                 (over > 0 || was_probe).then(|| policy.doubled(over.max(1)))
             }
         };
@@ -355,16 +356,18 @@ mod tests {
         let health = played(&[(0, hint(7))]);
         assert_eq!(health.availability("eastus", "m", at(7)), Probe);
         let probed = health.probe("eastus", "m", at(7));
-        assert_eq!(probed.availability("eastus", "m", at(7)), cooled(37));
+        assert_eq!(probed.availability("eastus", "m", at(7)), cooled(10));
         let after = |outcome| probed.record("eastus", "m", outcome, at(8), &policy(), 0);
         assert_eq!(after(Answered), Some(Health::default()));
         let availability =
             |outcome| after(outcome).map(|health| health.availability("eastus", "m", at(8)));
         assert_eq!(availability(hint(3)), Some(cooled(11)));
         assert_eq!(availability(Failed), Some(cooled(18)));
-        assert_eq!(probed.availability("eastus", "m", at(37)), Probe, "it never came back");
+        assert_eq!(probed.availability("eastus", "m", at(10)), Ready, "it was not refused");
         let given = probed.give_back("eastus", "m", at(8)).unwrap();
         assert_eq!(given.availability("eastus", "m", at(8)), Probe, "it was given up");
+        let failed = given.record("eastus", "m", Failed, at(8), &policy(), 0).unwrap();
+        assert_eq!(failed.availability("eastus", "m", at(8)), cooled(18), "or rather had failed");
         assert_eq!(health.give_back("eastus", "m", at(3)), None, "there was no probe");
     }
 

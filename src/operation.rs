@@ -57,14 +57,12 @@ impl Operation {
         }
         let path: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
         match path.as_slice() {
-            ["openai", "deployments", _, operation @ ..] => Some(Self {
-                class: match (method, operation) {
-                    ("POST", operation) if is_stateless(operation) => Class::Inference,
-                    _ => Class::Resources,
-                },
-                model: ModelSource::Segment(DEPLOYMENT),
-                stays: false,
-            }),
+            ["openai", "deployments", _, operation @ ..] => {
+                let is_inference = method == "POST" && is_stateless(operation);
+                let class = if is_inference { Class::Inference } else { Class::Resources };
+                let model = ModelSource::Segment(DEPLOYMENT);
+                Some(Self { class, model, stays: !is_inference })
+            }
             ["openai", "v1", operation @ ..] | ["openai", operation @ ..] => {
                 Some(Self::beside_deployments(method, operation))
             }
@@ -106,6 +104,24 @@ fn is_stateless(operation: &[&str]) -> bool {
 mod tests {
     use super::*;
     use crate::target::Target;
+
+    #[test]
+    fn what_may_be_stored_stays_and_so_does_a_response() {
+        let rows = [
+            ("POST", "/openai/deployments/m/chat/completions", false),
+            ("GET", "/openai/deployments/m/anything", true),
+            ("POST", "/openai/v1/embeddings", false),
+            ("POST", "/openai/v1/responses", true),
+            ("GET", "/openai/v1/responses/r", true),
+            ("GET", "/openai/v1/realtime", false),
+            ("POST", "/openai/threads/runs", true),
+        ];
+        for (method, path, stays) in rows {
+            let target = Target::parse(path.as_bytes()).unwrap();
+            let operation = Operation::find(method, target.segments());
+            assert_eq!(operation.map(|operation| operation.stays), Some(stays), "{method} {path}");
+        }
+    }
 
     #[test]
     fn every_path_of_the_data_plane_has_its_class_and_its_models_place() {

@@ -11,7 +11,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use aoai_filter::config::Node;
+use aoai_filter::config::{Config, Node};
 
 /// A document, the options, and the file that has what comes of them.
 const RENDERED: [(&str, &[&str], &str); 3] = [
@@ -83,8 +83,31 @@ fn configurations<'n>(node: &'n Node, found: &mut Vec<&'n Node>) {
     items.chain(fields).for_each(|node| configurations(node, found));
 }
 
-fn aggregates(bootstrap: &Node) -> usize {
+/// Whatever cluster the gateway stage names, however few backends may be asked: it is there.
+#[test]
+fn every_cluster_that_a_request_can_be_sent_to_is_rendered() {
+    for (document, options, _) in RENDERED {
+        let node = serde_yaml_ng::from_str(&read(document)).unwrap();
+        let config = Config::from_node(&node).unwrap();
+        let bootstrap = serde_yaml_ng::from_str(&rendered(document, options)).unwrap();
+        let names: Vec<_> = clusters(&bootstrap)
+            .iter()
+            .filter_map(|cluster| cluster.field("name").and_then(Node::as_str))
+            .collect();
+        for model in config.models.values() {
+            for order in model.orders() {
+                let wanted = model.cluster(&order);
+                assert!(names.contains(&wanted.as_str()), "{document}: {wanted}");
+            }
+        }
+    }
+}
+
+fn clusters(bootstrap: &Node) -> &[Node] {
     let clusters = bootstrap.field("static_resources").and_then(|one| one.field("clusters"));
-    let clusters = clusters.and_then(Node::as_array).unwrap_or_default();
-    clusters.iter().filter(|cluster| cluster.field("cluster_type").is_some()).count()
+    clusters.and_then(Node::as_array).unwrap_or_default()
+}
+
+fn aggregates(bootstrap: &Node) -> usize {
+    clusters(bootstrap).iter().filter(|cluster| cluster.field("cluster_type").is_some()).count()
 }

@@ -53,8 +53,9 @@ impl Worker {
         if let Some(recipe) = &dispatch.recipe {
             let _ = hostcalls::set_property(vec![RECIPE], Some(&recipe.to_bytes()));
         }
-        if dispatch.stays {
-            // The route may have a policy for retries, and a second attempt could do a thing twice.
+        if dispatch.recipe.is_none() {
+            // The route may have a policy for retries. Nobody looks after those outside of a pool, and a
+            // second attempt could do a thing twice.
             set_header("x-envoy-max-retries", b"0");
         }
         set_header("authorization", bearer.value.as_bytes());
@@ -77,8 +78,11 @@ impl Worker {
     pub(super) fn report(&self, model: &str) {
         let backend = match State::read() {
             State::Tried(backend, _) => {
-                let (now, policy) = (now(), &self.config.failover);
-                health::record(&backend, model, Outcome::Failed, now, policy, &self.metrics);
+                // A caller's broken request has an answer of Envoy's own too, and says nothing of it.
+                if is_of_upstream() {
+                    let (now, policy) = (now(), &self.config.failover);
+                    health::record(&backend, model, Outcome::Failed, now, policy, &self.metrics);
+                }
                 backend
             }
             State::Answered(backend) => backend,
@@ -88,7 +92,8 @@ impl Worker {
         if !backend.is_empty() {
             set_response_header("x-aoai-backend", &backend);
         }
-        let attempts = attempts();
+        // The last one was not made where the backend stage has answered itself.
+        let attempts = attempts().saturating_sub(u64::from(backend.is_empty()));
         self.metrics.count_retries(attempts.saturating_sub(1));
         set_response_header("x-aoai-attempts", &attempts.to_string());
     }
@@ -135,6 +140,12 @@ pub(super) fn dice(now: SystemTime) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// Whether Envoy's own answer is about the upstream: `upstream_reset_before_response_started{…}`.
+fn is_of_upstream() -> bool {
+    let details = hostcalls::get_property(vec!["response", "code_details"]).ok().flatten();
+    details.is_none_or(|details| details.starts_with(b"upstream_") || details.is_empty())
 }
 
 fn set_header(name: &str, value: &[u8]) {

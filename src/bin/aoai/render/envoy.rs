@@ -3,7 +3,7 @@
 //! Source of the shapes: Envoy's v3 API reference.
 
 use aoai_filter::config::Config;
-use aoai_filter::pool::{pool_name, Order};
+use aoai_filter::pool::Order;
 
 use super::yaml::{fields, scalar};
 use super::{clusters, listener, Options};
@@ -52,10 +52,12 @@ pub(super) struct Pool<'c> {
 /// The pools of all models that have several backends. Models with the same ones share theirs.
 fn pools(config: &Config) -> Vec<Pool<'_>> {
     let mut pools: Vec<Pool<'_>> = Vec::new();
-    for order in config.models.values().flat_map(|model| model.orders()) {
-        let name = pool_name(order.iter().map(|placement| &*placement.backend.name));
-        if order.len() > 1 && pools.iter().all(|pool| pool.name != name) {
-            pools.push(Pool { name, order });
+    for model in config.models.values().filter(|model| model.placements.len() > 1) {
+        for order in model.orders() {
+            let name = model.cluster(&order);
+            if pools.iter().all(|pool| pool.name != name) {
+                pools.push(Pool { name, order });
+            }
         }
     }
     pools
