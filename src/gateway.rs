@@ -43,8 +43,6 @@ pub struct Dispatch {
     pub recipe: Option<Recipe>,
     /// The model for which this request tries whether the backend is well again.
     pub probes: Option<String>,
-    /// Whether no other backend, and not even this one again, may be asked.
-    pub stays: bool,
     /// Its path and query, if they are not the ones that it came with.
     pub path: Option<Vec<u8>>,
     /// Its `content-length`, if that changes.
@@ -120,18 +118,16 @@ pub fn admit(
         .ok_or_else(|| Reason::UnknownOperation.because(OUTSIDE))?;
     subscription.check_operation(operation.class)?;
 
-    // What leaves if no deployment has another name than its model: without keys, and written plainly.
-    let written = write_renamed(&target, None);
     let named = |name: &str, rename| {
         let model = subscription.model(config, name)?;
         let route = Route::find(subscription, model, operation.stays, health, now)?;
         let path = write_renamed(&target, Some((rename, &route.first()?.deployment)));
-        let recipe = Recipe {
+        let recipe = || Recipe {
             model: model.name.clone(),
             tries: route.tries(),
             rename: Some(rename),
             body: None,
-            path: written.clone(),
+            path: write_renamed(&target, None),
         };
         let path = (path != head.path).then_some(path);
         Ok(Step::Send(route.dispatch(path, None, recipe)?))
@@ -148,6 +144,7 @@ pub fn admit(
         ModelSource::Body => Some(Need::Required),
         ModelSource::BodyIfAny => Some(Need::Optional),
     };
+    let written = write_renamed(&target, None);
     let is_other_path = written != head.path;
     match need {
         Some(Need::Required) if ended => Err(BodyError::NoModel.into()),
@@ -216,7 +213,7 @@ impl<'m> Route<'m> {
         &self,
         path: Option<Vec<u8>>,
         content_length: Option<u64>,
-        recipe: Recipe,
+        recipe: impl FnOnce() -> Recipe,
     ) -> Result<Dispatch, Answer> {
         let first = self.first()?;
         Ok(Dispatch {
@@ -226,9 +223,8 @@ impl<'m> Route<'m> {
             } else {
                 self.model.cluster(&self.choice.order)
             },
-            recipe: self.is_pooled().then_some(recipe),
+            recipe: self.is_pooled().then(recipe),
             probes: self.choice.probes.then(|| self.model.name.clone()),
-            stays: self.stays,
             path,
             content_length,
         })
@@ -243,7 +239,6 @@ impl Dispatch {
             cluster: subscription.home.cluster.clone(),
             recipe: None,
             probes: None,
-            stays: true,
             path,
             content_length: None,
         }
@@ -291,7 +286,7 @@ impl Reading {
             (Some(splice), Some(length)) => Some(splice.length_of(length)),
             _ => None,
         };
-        let recipe = Recipe {
+        let recipe = || Recipe {
             model: model.name.clone(),
             tries: route.tries(),
             rename: None,
@@ -302,7 +297,7 @@ impl Reading {
             }),
             path: self.written.clone(),
         };
-        let path = self.is_other_path.then_some(self.written);
+        let path = self.is_other_path.then(|| self.written.clone());
         Ok(BodyStep::Send {
             dispatch: route.dispatch(path, content_length, recipe)?,
             splice,

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::{Action, BufferType, MapType};
+use proxy_wasm::types::{Action, MapType};
 
 use super::health;
 use super::metrics::Metrics;
-use super::stream::{self, body, State};
-use super::worker::now;
+use super::stream::{self, State};
+use super::worker::{now, set_header};
 use crate::answer::{Answer, Reason};
 use crate::attempt::{self, Pass, Recipe, Splicer};
 use crate::config::Config;
@@ -167,11 +167,7 @@ impl HttpContext for Attempt {
             Pass::AsIs => Action::Continue,
             Pass::Wait => Action::Pause,
             Pass::Spliced(splice) => {
-                // Envoy replaces at the beginning of a buffer only, so what stands before goes with it.
-                let mut start = body(0, splice.at.start);
-                start.extend_from_slice(splice.with.as_bytes());
-                let _ =
-                    hostcalls::set_buffer(BufferType::HttpRequestBody, 0, splice.at.end, &start);
+                stream::apply(&splice, body_size);
                 Action::Continue
             }
         }
@@ -183,10 +179,6 @@ impl HttpContext for Attempt {
         }
         Action::Continue
     }
-}
-
-fn set_header(name: &str, value: &[u8]) {
-    let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value));
 }
 
 const NO_METADATA: &str = "This gateway's pool does not fit its configuration: an endpoint lacks the \

@@ -9,7 +9,6 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 
-use super::health;
 use super::worker::{now, Worker};
 use crate::answer::Answer;
 use crate::config::Backend;
@@ -71,7 +70,7 @@ impl Stream {
                 hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, ":path", Some(&path));
         }
         let now = now();
-        match gateway::admit(&worker.config, &health::load(), &head, ended, now) {
+        match gateway::admit(&worker.config, &worker.health(), &head, ended, now) {
             Ok(Step::Send(dispatch)) => self.send(worker, dispatch, None, 0, now),
             Ok(Step::Read(reading)) => {
                 self.stage.replace(Stage::Body { reading, held: 0, check_at: now + BODY_CHECK });
@@ -86,7 +85,7 @@ impl Stream {
     fn read(&self, worker: &Worker, size: usize, ended: bool) -> Action {
         match self.stage.replace(Stage::Answered) {
             Stage::Body { reading, held, check_at } => {
-                let health = health::load();
+                let health = worker.health();
                 match reading.read(&worker.config, &health, &body(held, size), ended, now()) {
                     Ok(BodyStep::Read(reading)) => {
                         self.stage.replace(Stage::Body { reading, held: size, check_at });
@@ -316,7 +315,7 @@ pub(super) fn body(from: usize, to: usize) -> Vec<u8> {
 /// Replaces some bytes of the held body, of which there are `size`. Returns how many there are then.
 ///
 /// Envoy replaces at the beginning of a buffer only, so what stands before goes with it.
-fn apply(splice: &Splice, size: usize) -> usize {
+pub(super) fn apply(splice: &Splice, size: usize) -> usize {
     let mut start = body(0, splice.at.start);
     start.extend_from_slice(splice.with.as_bytes());
     let _ = hostcalls::set_buffer(BufferType::HttpRequestBody, 0, splice.at.end, &start);

@@ -15,7 +15,7 @@ use super::waiting::WaitingRoom;
 use crate::answer::Answer;
 use crate::config::Config;
 use crate::gateway::Dispatch;
-use crate::health::Outcome;
+use crate::health::{Health, Outcome};
 
 /// How often a worker looks around when nothing is due: tokens that others fetched, the gauge.
 const IDLE: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ pub(super) struct Worker {
     pub(super) tokens: Tokens,
     pub(super) waiting: WaitingRoom,
     pub(super) metrics: Metrics,
+    /// Whether a model has several backends, of which some may be left alone.
+    has_pools: bool,
     /// The tick period that Envoy has been given.
     period: Cell<Duration>,
 }
@@ -38,8 +40,18 @@ impl Worker {
             tokens: Tokens::new(&config),
             waiting: WaitingRoom::default(),
             metrics: Metrics::define(&config),
+            has_pools: config.models.values().any(|model| model.placements.len() > 1),
             config,
             period: Cell::new(Duration::ZERO),
+        }
+    }
+
+    /// What is remembered of backends, where anything can be.
+    pub(super) fn health(&self) -> Health {
+        if self.has_pools {
+            health::load()
+        } else {
+            Health::default()
         }
     }
 
@@ -148,6 +160,6 @@ fn is_of_upstream() -> bool {
     details.is_none_or(|details| details.starts_with(b"upstream_") || details.is_empty())
 }
 
-fn set_header(name: &str, value: &[u8]) {
+pub(super) fn set_header(name: &str, value: &[u8]) {
     let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value));
 }
