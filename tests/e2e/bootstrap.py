@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from azure_sim import AzureSim, Resource
-from e2e.pools import pool_cluster, retry_policy
+from e2e.pools import CONNECT_TIMEOUT, pool_cluster, retry_policy
 
 Json = Dict[str, Any]
 CLUSTER_HEADER = "x-aoai-cluster"
+# Connections that may wait to be accepted: as many as a test makes at once, and more.
+BACKLOG = 1024
 LISTENER = "ingress"
 _HTTP = "type.googleapis.com/envoy.extensions.filters"
 
@@ -37,7 +39,7 @@ class Options:
     as_struct: bool = False
     stop_iteration: bool = True
     buffer_limit: Optional[int] = None
-    stream_idle_timeout: str = "30s"
+    stream_idle_timeout: str = "600s"
     failure_policy: str = "FAIL_RELOAD"
     pools: Sequence[Sequence[str]] = ()
     lds: Optional[Path] = None
@@ -107,6 +109,7 @@ def listener(config: Union[Json, str, None], options: Options = Options()) -> Js
     result: Json = {
         "name": LISTENER,
         "address": _address(0),
+        "tcp_backlog_size": BACKLOG,
         "filter_chains": [{"filters": [
             {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
         ]}],
@@ -157,7 +160,7 @@ def cluster(name: str, port: int, backend: Optional[str] = None) -> Json:
     endpoint: Json = {"endpoint": {"address": _address(port)}}
     if backend is not None:
         endpoint["metadata"] = {"filter_metadata": {"aoai": {"backend": backend}}}
-    return {"name": name, "type": "STATIC", "connect_timeout": "2s",
+    return {"name": name, "type": "STATIC", "connect_timeout": CONNECT_TIMEOUT,
             "load_assignment": {"cluster_name": name,
                                 "endpoints": [{"lb_endpoints": [endpoint]}]}}
 

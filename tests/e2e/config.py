@@ -49,6 +49,7 @@ def managed_identity(**more: Any) -> Json:
 
 def config(*, subscriptions: List[Json], backends: List[Json], models: List[Json],
            **more: Any) -> Json:
-    """A whole configuration; `identity` is the machine's own unless `more` has another."""
-    return {"identity": managed_identity(), "subscriptions": subscriptions, "backends": backends,
-            "models": models, **more}
+    """A whole configuration. Unless `more` says otherwise, `identity` is the machine's own, and
+    requests wait for its token as long as that takes on a busy machine."""
+    return {"identity": managed_identity(), "token_wait": "60s", "subscriptions": subscriptions,
+            "backends": backends, "models": models, **more}

@@ -14,8 +14,9 @@ from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
 
 import httpx
 
+from azure_sim import HANG_LIMIT
+
 T = TypeVar("T")
-START_DEADLINE = 60.0
 # Envoy begins by listing every extension and header that it knows, indented.
 _INVENTORY = re.compile(r"^\[[^\]]*\]\[\d+\]\[info\]\[main\] \[[^\]]*\]   .*\n", re.MULTILINE)
 _TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
@@ -34,8 +35,10 @@ class Envoy:
 
     started: List["Envoy"] = []
 
-    def __init__(self, bootstrap: Dict[str, Any], *, workers: int = 1,
+    def __init__(self, bootstrap: Dict[str, Any], *, workers: int = 1, drain_seconds: int = 600,
                  log_level: str = "info", wasm_log_level: str = "debug") -> None:
+        """`drain_seconds`: how long connections of a replaced listener may go on. Long, for what a
+        test holds over a replacement must not end by itself."""
         self._folder = tempfile.TemporaryDirectory(prefix="aoai-envoy-")
         self._path = Path(self._folder.name)
         (self._path / "bootstrap.json").write_text(json.dumps(bootstrap, indent=1))
@@ -49,15 +52,17 @@ class Envoy:
                     "--concurrency", str(workers), "--use-dynamic-base-id",
                     "--admin-address-path", str(self._path / "admin"),
                     "--log-level", log_level, "--component-log-level", f"wasm:{wasm_log_level}",
-                    "--drain-time-s", "2", "--parent-shutdown-time-s", "3",
+                    "--drain-time-s", str(drain_seconds),
+                    "--parent-shutdown-time-s", str(drain_seconds + 1),
+                    "--file-flush-interval-msec", "100",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )
         Envoy.started.append(self)
         try:
-            self.admin = httpx.Client(base_url=f"http://{self._admin_address()}", timeout=10.0,
-                                      trust_env=False)
-            self.wait_until(self._ready, "readiness", START_DEADLINE)
+            self.admin = httpx.Client(base_url=f"http://{self._admin_address()}",
+                                      timeout=HANG_LIMIT, trust_env=False)
+            self.wait_until(self._ready, "readiness")
         except BaseException:
             self._end_process()
             raise
@@ -102,19 +107,20 @@ class Envoy:
         that should not be there."""
         return _TOKEN.sub("<token>", _INVENTORY.sub("", self.log_text()[self.log_mark:]))
 
-    def wait_for_log(self, text: str, timeout: float = 10.0) -> str:
+    def wait_for_log(self, text: str, timeout: float = HANG_LIMIT) -> str:
         """The log, once it has `text`."""
         return self.wait_until(lambda: self.log_text() if text in self.log_text() else None,
                                f"log line with {text!r}", timeout)
 
-    def wait_for_stat(self, name: str, minimum: int = 1, timeout: float = 10.0) -> int:
+    def wait_for_stat(self, name: str, minimum: int = 1, timeout: float = HANG_LIMIT) -> int:
         """A counter's or gauge's value, once it is at least `minimum`."""
         def value() -> Optional[int]:
             found = self.stats().get(name, 0)
             return found if found >= minimum else None
         return self.wait_until(value, f"{name} of {minimum}", timeout)
 
-    def wait_until(self, look: Callable[[], Optional[T]], what: str, timeout: float = 10.0) -> T:
+    def wait_until(self, look: Callable[[], Optional[T]], what: str,
+                   timeout: float = HANG_LIMIT) -> T:
         """What `look` returns as soon as that is neither None nor False."""
         deadline = time.monotonic() + timeout
         while True:
@@ -144,7 +150,7 @@ class Envoy:
     def _end_process(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=HANG_LIMIT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -157,7 +163,7 @@ class Envoy:
         path = self._path / "admin"
         # Envoy makes the file before it writes the address.
         return self.wait_until(lambda: path.read_text() or None if path.exists() else None,
-                               "admin address", START_DEADLINE)
+                               "admin address")
 
     def _ready(self) -> bool:
         try:

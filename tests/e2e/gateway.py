@@ -13,7 +13,7 @@ from typing import Any, Dict, Optional, Type, Union
 
 import httpx
 
-from azure_sim import AzureSim
+from azure_sim import HANG_LIMIT, AzureSim
 from e2e.bootstrap import LISTENER, Options, bootstrap, listener
 from e2e.envoy import Envoy
 from e2e.wire import Connection
@@ -29,7 +29,7 @@ class Gateway:
     """One Envoy, its listener's port, and an HTTP client for it."""
 
     def __init__(self, config: Union[Json, str, None], sim: AzureSim, *, workers: int = 1,
-                 lds: bool = False, **options: Any) -> None:
+                 lds: bool = False, drain_seconds: int = 600, **options: Any) -> None:
         self._stack = contextlib.ExitStack()
         self._options = Options(**options)
         self._updates = 0
@@ -39,17 +39,18 @@ class Gateway:
                 self._options = replace(self._options, lds=Path(folder))
                 self._write_listener(config)
             self.envoy = self._stack.enter_context(
-                Envoy(bootstrap(config, sim, self._options), workers=workers))
+                Envoy(bootstrap(config, sim, self._options), workers=workers,
+                      drain_seconds=drain_seconds))
             self.port = self.envoy.port(LISTENER)
             self.url = f"http://127.0.0.1:{self.port}"
             # No retries, no redirects, no proxies from the environment.
             self.http = self._stack.enter_context(
-                httpx.Client(base_url=self.url, timeout=30.0, trust_env=False))
+                httpx.Client(base_url=self.url, timeout=HANG_LIMIT, trust_env=False))
         except BaseException:
             self._stack.close()
             raise
 
-    def connect(self, timeout: float = 10.0) -> Connection:
+    def connect(self, timeout: float = HANG_LIMIT) -> Connection:
         """A raw connection to the listener."""
         return Connection(self.port, timeout=timeout)
 
@@ -57,14 +58,12 @@ class Gateway:
         """Replace the configuration, or other options too, atomically while requests flow (needs
         `lds=True`). `Rejected` when Envoy keeps what it has.
 
-        Returns when Envoy has accepted the new listener and it is active on the workers that were
-        told of it; a worker may serve a connection by the old one for a moment more.
+        Returns when Envoy has accepted the new listener and every worker has it.
         """
-        updates = self.envoy.stats().get("listener_manager.lds.update_success", 0)
-        rejected = self.envoy.stats().get("listener_manager.lds.update_rejected", 0)
+        before = self.envoy.stats()
         self._options = replace(self._options, **options)
         self._write_listener(config)
-        self.envoy.wait_until(lambda: self._update_seen(updates, rejected), "listener update", 30.0)
+        self.envoy.wait_until(lambda: self._update_seen(before), "listener update")
 
     def stop(self) -> None:
         self._stack.close()
@@ -76,12 +75,20 @@ class Gateway:
                  trace: Optional[TracebackType]) -> None:
         self.stop()
 
-    def _update_seen(self, updates: int, rejected: int) -> bool:
+    def _update_seen(self, before: Dict[str, int]) -> bool:
         stats = self.envoy.stats()
-        if stats.get("listener_manager.lds.update_rejected", 0) > rejected:
+
+        def now(name: str) -> int:
+            return stats.get(f"listener_manager.{name}", 0)
+
+        def more(name: str) -> bool:
+            return now(name) > before.get(f"listener_manager.{name}", 0)
+        if more("lds.update_rejected"):
             raise Rejected(self._rejection())
-        return (stats.get("listener_manager.lds.update_success", 0) > updates
-                and stats.get("listener_manager.total_listeners_warming", 0) == 0)
+        # A listener that is what it was is no change, and then no worker is told.
+        changes = now("listener_added") + now("listener_modified")
+        return (more("lds.update_success") and now("total_listeners_warming") == 0
+                and now("listener_create_success") >= changes * stats["server.concurrency"])
 
     def _rejection(self) -> str:
         for section in self.envoy.config_dump()["configs"]:

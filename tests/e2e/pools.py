@@ -10,6 +10,8 @@ from typing import Any, Dict, Optional, Sequence
 
 Json = Dict[str, Any]
 RETRY_HEADER = "x-aoai-retry"
+# With the TLS handshake, by a simulation that has little of a busy machine.
+CONNECT_TIMEOUT = "60s"
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -25,7 +27,7 @@ def pool_cluster(backends: Sequence[str], backend_stage: Optional[Json]) -> Json
         "@type": f"{_EXTENSIONS}.filters.http.upstream_codec.v3.UpstreamCodec"}}
     return {
         "name": pool_name(backends),
-        "connect_timeout": "2s",
+        "connect_timeout": CONNECT_TIMEOUT,
         "lb_policy": "CLUSTER_PROVIDED",
         "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": {
             "@type": f"{_EXTENSIONS}.clusters.aggregate.v3.ClusterConfig",

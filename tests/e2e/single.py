@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import httpx
 
-from azure_sim import AzureSim, Resource
+from azure_sim import HANG_LIMIT, AzureSim, Resource
 from e2e import config
 from e2e.gateway import Gateway
 from e2e.wire import Connection, Response, request
@@ -43,7 +43,7 @@ def settings(resource: Resource, *, keys: Tuple[str, ...] = (KEY,), **more: Any)
 
 def chat(gateway: Gateway, key: str = KEY, **headers: str) -> httpx.Response:
     """A chat request on a connection of its own, so that any worker may get it."""
-    with httpx.Client(base_url=gateway.url, timeout=30.0, trust_env=False) as http:
+    with httpx.Client(base_url=gateway.url, timeout=HANG_LIMIT, trust_env=False) as http:
         return http.post(CHAT, headers={"api-key": key, **headers}, json=BODY)
 
 
@@ -54,7 +54,7 @@ def raw_chat(*headers: Tuple[str, str], key: str = KEY) -> bytes:
 
 def callers(gateway: Gateway, count: int) -> List[Connection]:
     """As many connections. Envoy's workers share them by the system's choice."""
-    return [gateway.connect(timeout=30.0) for _ in range(count)]
+    return [gateway.connect() for _ in range(count)]
 
 
 def assert_refused(answer: Any, status: int, reason: str) -> None:
@@ -67,11 +67,11 @@ def assert_refused(answer: Any, status: int, reason: str) -> None:
     assert (found_status, found) == (status, reason), answer
 
 
-def until_served(gateway: Gateway, timeout: float = 10.0) -> None:
+def until_served(gateway: Gateway) -> None:
     """Returns once a chat request succeeds; meanwhile each one must fail for want of a token."""
     def served() -> bool:
         answer = chat(gateway)
         if answer.status_code != 200:
             assert_refused(answer, 503, "token_unavailable")
         return answer.status_code == 200
-    gateway.envoy.wait_until(served, "served request", timeout)
+    gateway.envoy.wait_until(served, "served request")

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict
 import httpx
 import pytest
 
-from azure_sim import AzureSim, Delivery, Gate
+from azure_sim import HANG_LIMIT, AzureSim, Delivery, Gate
 from e2e.bootstrap import bootstrap
 from e2e.envoy import Envoy, EnvoyFailed
 from e2e.gateway import Gateway, Rejected
@@ -118,13 +118,15 @@ def test_the_listener_can_be_replaced_while_an_answer_streams(
         assert connection.read_head().status == 200
         plain.reconfigure(None, edit_listener=answer_everything)
         assert plain.envoy.port() == plain.port
-        plain.envoy.wait_until(
-            lambda: httpx.get(plain.url, trust_env=False).status_code == 418, "the new route")
+        assert status_of_a_new_connection(plain) == 418
         gate.open()
         assert list(iter(connection.read_event, None))[-1].data == b"data: [DONE]"
     plain.reconfigure(None, edit_listener=None)
-    plain.envoy.wait_until(
-        lambda: httpx.get(plain.url, trust_env=False).status_code == 503, "the old route")
+    assert status_of_a_new_connection(plain) == 503
+
+
+def status_of_a_new_connection(plain: Gateway) -> int:
+    return httpx.get(plain.url, timeout=HANG_LIMIT, trust_env=False).status_code
 
 
 def test_a_listener_that_envoy_refuses_leaves_the_old_one_and_says_why(plain: Gateway) -> None:

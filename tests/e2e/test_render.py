@@ -14,10 +14,11 @@ import pytest
 import trustme
 import yaml
 
-from azure_sim import AzureSim, Resource
+from azure_sim import HANG_LIMIT, AzureSim, Resource
 from e2e import config
 from e2e.bootstrap import wasm_module
 from e2e.envoy import Envoy
+from e2e.pools import CONNECT_TIMEOUT
 from e2e.single import BODY, CHAT, KEY, MODEL, Json, settings
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +81,7 @@ def test_a_rendered_gateway_serves_with_tls_on_both_sides(
     trust = ssl.create_default_context()
     callers_ca.configure_trust(trust)
     with httpx.Client(base_url=f"https://127.0.0.1:{envoy.port('aoai')}", verify=trust,
-                      timeout=30.0, trust_env=False) as http:
+                      timeout=HANG_LIMIT, trust_env=False) as http:
         answer = http.post(CHAT, headers={"api-key": KEY}, json=BODY,
                            extensions={"sni_hostname": "gateway.test"})
     assert (answer.status_code, answer.headers["x-aoai-backend"]) == (200, "here"), answer.text
@@ -98,7 +99,8 @@ def test_a_backend_that_cannot_prove_its_name_gets_nothing(
                              "endpoint": f"https://localhost:{impostor.port}"}]
     envoy = start_envoy(_bootstrap(document, azure, "--ca", str(azure.ca_pem)))
     url = f"http://127.0.0.1:{envoy.port('aoai')}{CHAT}"
-    answer = httpx.post(url, headers={"api-key": KEY}, json=BODY, timeout=30.0, trust_env=False)
+    answer = httpx.post(url, headers={"api-key": KEY}, json=BODY, timeout=HANG_LIMIT,
+                        trust_env=False)
     assert answer.status_code == 503, answer.text
     assert envoy.stats()["cluster.aoai_impostor.ssl.fail_verify_san"] == 1
     assert impostor.requests == []
@@ -112,7 +114,8 @@ def test_a_resolved_backend_is_on_this_machine_under_its_own_name(
     envoy = start_envoy(_bootstrap(settings(plain), azure,
                                    "--resolve", f"resolved=127.0.0.1:{plain.port}"))
     url = f"http://127.0.0.1:{envoy.port('aoai')}{CHAT}"
-    answer = httpx.post(url, headers={"api-key": KEY}, json=BODY, timeout=30.0, trust_env=False)
+    answer = httpx.post(url, headers={"api-key": KEY}, json=BODY, timeout=HANG_LIMIT,
+                        trust_env=False)
     assert answer.status_code == 200, answer.text
     [request] = plain.requests
     assert request.header("host") == host
@@ -122,4 +125,6 @@ def _bootstrap(document: Json, azure: AzureSim, *options: str) -> Dict[str, Any]
     text = rendered("-", "--listener-port", "0", "--identity",
                     f"127.0.0.1:{azure.identity.port}", *options, stdin=json.dumps(document))
     bootstrap: Dict[str, Any] = yaml.safe_load(text)
+    for cluster in bootstrap["static_resources"]["clusters"]:
+        cluster["connect_timeout"] = CONNECT_TIMEOUT
     return bootstrap

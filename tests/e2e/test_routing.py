@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import pytest
 from websockets.sync.client import connect as websocket
 
-from azure_sim import Answer, AzureSim, Delivery, Gate, errors
+from azure_sim import HANG_LIMIT, Answer, AzureSim, Delivery, Gate, errors
 from e2e import config
 from e2e.calls import (API_VERSION, JSON, MESSAGES, Call, arrived_at, chat, dated, get, left_clean,
                        refused, send, served, v1, warm)
@@ -170,11 +170,11 @@ def test_a_realtime_session_runs_both_ways(gateway: Gateway, azure: AzureSim, ta
                                            headers: Dict[str, str], arrives: str) -> None:
     long = "x" * 300_000
     with websocket(f"ws://127.0.0.1:{gateway.port}{target}", additional_headers=headers,
-                   proxy=None, open_timeout=10, close_timeout=0.1) as session:
-        assert json.loads(session.recv(10))["session"]["model"] == "gpt-4o"
+                   proxy=None, open_timeout=HANG_LIMIT, close_timeout=0.1) as session:
+        assert json.loads(session.recv(HANG_LIMIT))["session"]["model"] == "gpt-4o"
         for text in ("hello", "\u00e4\u4e16", long):
             session.send(text)
-            assert session.recv(10) == text
+            assert session.recv(HANG_LIMIT) == text
         assert session.response is not None
         assert session.response.headers["x-aoai-backend"] == "eastus"
     seen = arrived_at(azure, "eastus")

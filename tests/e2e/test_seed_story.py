@@ -12,7 +12,7 @@ from typing import Callable
 import httpx
 import pytest
 
-from azure_sim import AzureSim, Resource
+from azure_sim import HANG_LIMIT, AzureSim, Resource
 from e2e.envoy import EnvoyFailed
 from e2e.gateway import Gateway
 from e2e.single import BODY, CHAT, HOST, MODEL, Json, chat, settings
@@ -40,7 +40,7 @@ def ask_azure(resource: Resource, host: str, token: str) -> httpx.Response:
     """What a plain proxy would send."""
     headers = {"host": host, "authorization": f"Bearer {token}"}
     return httpx.post(f"http://127.0.0.1:{resource.port}{CHAT}", headers=headers, json=BODY,
-                      trust_env=False)
+                      timeout=HANG_LIMIT, trust_env=False)
 
 
 def test_1_azure_answers_a_token_on_a_regional_host_with_a_riddle(
@@ -56,8 +56,8 @@ def test_2_the_tool_refuses_the_regional_endpoint_before_it_is_deployed(
     file.write_text(json.dumps(with_endpoint(resource, REGIONAL_HOST)))
     tool = os.environ.get("AOAI")
     assert tool, "AOAI must name the command-line tool (make tools)"
-    found = subprocess.run([tool, "check", str(file)], capture_output=True, text=True, timeout=30,
-                           check=False)
+    found = subprocess.run([tool, "check", str(file)], capture_output=True, text=True,
+                           timeout=HANG_LIMIT, check=False)
     assert found.returncode == 1
     [line] = found.stdout.splitlines()
     assert line.startswith(NAMED)

@@ -9,7 +9,7 @@ from typing import Callable, Dict
 import pytest
 from websockets.sync.client import connect
 
-from azure_sim import Answer, AzureSim, Delivery, Gate, Resource
+from azure_sim import HANG_LIMIT, Answer, AzureSim, Delivery, Gate, Resource
 from e2e.gateway import Gateway
 from e2e.single import CHAT, JSON_TYPE, KEY, MODEL, V1_CHAT, chat, east, raw_chat, settings
 from e2e.wire import Closed, request
@@ -112,12 +112,13 @@ def test_a_realtime_session_runs_both_ways(
         gateway: Gateway, resource: Resource, target: str, where: str) -> None:
     url = f"ws://127.0.0.1:{gateway.port}{target}"
     query, headers = (f"&api-key={KEY}", {}) if where == "query" else ("", {"api-key": KEY})
-    with connect(url + query, additional_headers=headers, proxy=None) as session:
-        created = json.loads(session.recv(timeout=10))
+    with connect(url + query, additional_headers=headers, proxy=None,
+                 open_timeout=HANG_LIMIT) as session:
+        created = json.loads(session.recv(timeout=HANG_LIMIT))
         assert created["type"] == "session.created" and created["session"]["model"] == MODEL
         for message in ("one", "zwölf", "x" * 100_000):
             session.send(message)
-            assert session.recv(timeout=10) == message
+            assert session.recv(timeout=HANG_LIMIT) == message
     [seen] = resource.requests
     assert seen.target == target
     assert seen.header("api-key") is None and seen.token is not None

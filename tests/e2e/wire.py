@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Iterable, List, Optional, Tuple, Type, Union
 
+from azure_sim import HANG_LIMIT
+
 Pairs = List[Tuple[str, str]]
 
 
@@ -67,7 +69,7 @@ def request(method: str, target: str, headers: Iterable[Tuple[str, str]] = (), b
 class Connection:
     """A TCP connection to a port of this machine."""
 
-    def __init__(self, port: int, *, timeout: float = 10.0) -> None:
+    def __init__(self, port: int, *, timeout: float = HANG_LIMIT) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""

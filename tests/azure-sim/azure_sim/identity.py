@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from . import tokens
 from .answers import Answer
+from .limits import HANG_LIMIT
 from .recorder import Recorder
 from .records import RecordedRequest
 from .script import Script
@@ -83,7 +84,7 @@ class Identity:
     def max_concurrent(self) -> int:
         return self.recorder.max_concurrent
 
-    def wait_for_requests(self, count: int, timeout: float = 10.0) -> List[RecordedRequest]:
+    def wait_for_requests(self, count: int, timeout: float = HANG_LIMIT) -> List[RecordedRequest]:
         return self.recorder.wait_for_requests(count, timeout)
 
     def token(self, audience: str = AUDIENCES[0], *, lifetime: Optional[float] = None,

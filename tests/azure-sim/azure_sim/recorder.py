@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Callable, List
 
+from .limits import HANG_LIMIT
 from .records import RecordedRequest
 
 
@@ -38,7 +39,7 @@ class Recorder:
             return self._max_open
 
     def wait_until(self, condition: Callable[[List[RecordedRequest]], bool], what: str,
-                   timeout: float = 10.0) -> List[RecordedRequest]:
+                   timeout: float = HANG_LIMIT) -> List[RecordedRequest]:
         """The requests as soon as `condition` holds for them; AssertionError after `timeout`."""
         with self._changed:
             if not self._changed.wait_for(lambda: condition(list(self._requests)), timeout):
@@ -47,7 +48,7 @@ class Recorder:
                 )
             return list(self._requests)
 
-    def wait_for_requests(self, count: int, timeout: float = 10.0) -> List[RecordedRequest]:
+    def wait_for_requests(self, count: int, timeout: float = HANG_LIMIT) -> List[RecordedRequest]:
         """The requests as soon as `count` have arrived whole."""
         return self.wait_until(
             lambda requests: sum(request.complete for request in requests) >= count,

@@ -8,6 +8,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 from . import errors, inference, stored, strict_json
 from .access import Access, refusal
 from .answers import Answer
+from .limits import HANG_LIMIT
 from .recorder import Recorder
 from .records import RecordedRequest
 from .routes import Route, route
@@ -53,7 +54,7 @@ class Resource:
     def max_concurrent(self) -> int:
         return self.recorder.max_concurrent
 
-    def wait_for_requests(self, count: int, timeout: float = 10.0) -> List[RecordedRequest]:
+    def wait_for_requests(self, count: int, timeout: float = HANG_LIMIT) -> List[RecordedRequest]:
         return self.recorder.wait_for_requests(count, timeout)
 
     def answer(self, request: RecordedRequest) -> Answer:

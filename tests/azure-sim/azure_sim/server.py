@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import Optional
 
@@ -17,6 +18,9 @@ from .sessions import converse
 
 _HEAD_LIMIT = 256 * 1024
 
+# Connections that may wait to be accepted: as many as a test makes at once, and more.
+_BACKLOG = 1024
+
 
 class Listener:
     """A service on 127.0.0.1, over plain HTTP/1.1 or TLS."""
@@ -25,8 +29,8 @@ class Listener:
         self._service = service
         self._runner: Optional[web.ServerRunner] = None
 
-    async def start(self, port: int = 0, tls: Optional[ssl.SSLContext] = None) -> int:
-        """Listen; 0 lets the system choose. Returns the port."""
+    async def start(self, at: socket.socket, tls: Optional[ssl.SSLContext] = None) -> None:
+        """Listen on this socket, which has its port and is nobody else's from now on."""
         server = web.Server(
             self._handle,
             handler_cancellation=True,  # a peer that leaves is noticed while its answer is made
@@ -37,8 +41,7 @@ class Listener:
         )
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls).start()
-        return int(self._runner.addresses[0][1])
+        await web.SockSite(self._runner, at, ssl_context=tls, backlog=_BACKLOG).start()
 
     async def stop(self) -> None:
         """Stop listening and end what is under way, answers that hang included."""

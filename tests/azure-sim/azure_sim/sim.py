@@ -15,11 +15,22 @@ from typing import Any, Coroutine, Dict, List, Mapping, Optional, Sequence, Type
 import trustme
 
 from .identity import Identity
+from .limits import HANG_LIMIT
 from .resource import Resource
 from .server import Listener, stop_all
 from .service import Service
 
 T = TypeVar("T")
+
+
+def taken_port(port: int = 0) -> socket.socket:
+    """A port of this machine on which nobody listens yet; 0 lets the system choose."""
+    taken = socket.socket()
+    if port:
+        # As every server does, so that it can be used again right after its last connections.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken.bind(("127.0.0.1", port))
+    return taken
 
 
 class AzureSim:
@@ -32,7 +43,9 @@ class AzureSim:
             [request] = east.wait_for_requests(1)
     """
 
-    def __init__(self, *, identity_port: int = 0) -> None:
+    def __init__(self, *, identity_port: Union[int, socket.socket] = 0) -> None:
+        """The identity endpoint's port; 0 lets the system choose. A socket from `taken_port` has
+        been kept for it, so that nobody else could take the port in the meantime."""
         self.identity = Identity()
         self.resources: Dict[str, Resource] = {}
         self._identity_port = identity_port
@@ -94,16 +107,18 @@ class AzureSim:
         self._loop.close()
         self._stack.close()
 
-    def _listen(self, service: Service, port: int, tls_names: Optional[Sequence[str]]) -> int:
+    def _listen(self, service: Service, port: Union[int, socket.socket],
+                tls_names: Optional[Sequence[str]]) -> int:
         listener = Listener(service)
         self._listeners.append(listener)
         context = self._server_context(tls_names) if tls_names is not None else None
-        return self._call(listener.start(port, context))
+        at = taken_port(port) if isinstance(port, int) else port
+        found = int(at.getsockname()[1])
+        self._call(listener.start(at, context))
+        return found
 
     def _take_port(self, port: int) -> int:
-        taken = self._stack.enter_context(socket.socket())
-        taken.bind(("127.0.0.1", port))
-        return int(taken.getsockname()[1])
+        return int(self._stack.enter_context(taken_port(port)).getsockname()[1])
 
     def _server_context(self, names: Sequence[str]) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -124,4 +139,4 @@ class AzureSim:
         self._loop.run_forever()
 
     def _call(self, work: "Coroutine[Any, Any, T]") -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=HANG_LIMIT)

@@ -7,7 +7,7 @@ from typing import Iterator
 import httpx
 import pytest
 
-from azure_sim import AzureSim, Resource
+from azure_sim import HANG_LIMIT, AzureSim, Resource
 
 HOST = "contoso-eastus.openai.azure.com"
 REGIONAL = "eastus.api.cognitive.microsoft.com"
@@ -39,5 +39,5 @@ def http(east: Resource, sim: AzureSim) -> Iterator[httpx.Client]:
     """Signed in to the resource by its custom subdomain; a call can override both headers."""
     headers = {"host": HOST, "authorization": f"Bearer {sim.identity.token()}"}
     with httpx.Client(base_url=f"http://127.0.0.1:{east.port}", headers=headers, trust_env=False,
-                      timeout=10.0) as client:
+                      timeout=HANG_LIMIT) as client:
         yield client

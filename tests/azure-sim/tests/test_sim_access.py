@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Optional
 import httpx
 import pytest
 
-from azure_sim import Access, Answer, AzureSim, Resource, errors
+from azure_sim import HANG_LIMIT, Access, Answer, AzureSim, Resource, errors
 
 HOST = "contoso-eastus.openai.azure.com"
 REGIONAL = "eastus.api.cognitive.microsoft.com"
@@ -100,7 +100,7 @@ def test_what_a_caller_gets(sim: AzureSim, east: Resource, row: Row) -> None:
     if row.token is not None:
         headers["authorization"] = f"Bearer {row.token(sim)}"
     answer = httpx.post(f"http://127.0.0.1:{east.port}{row.target}", headers=headers,
-                        json=row.body, trust_env=False)
+                        json=row.body, timeout=HANG_LIMIT, trust_env=False)
     assert answer.status_code == row.status, answer.text
     if row.status == 401 and row.code is None:
         assert answer.json() == FLAT

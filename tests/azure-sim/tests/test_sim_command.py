@@ -13,6 +13,8 @@ from typing import Iterator, List, Tuple
 import httpx
 import pytest
 
+from azure_sim import HANG_LIMIT
+
 PROGRAM = str(Path(__file__).resolve().parents[1])
 
 
@@ -25,7 +27,7 @@ def running(tmp_path: Path) -> Iterator[Tuple["subprocess.Popen[str]", "dict[str
          "--deployment", "eastus/gpt-4o-2024-11-20=gpt-4o", "--ports-file", str(file)],
         stdout=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANG_LIMIT
         while not file.exists():
             assert process.poll() is None and time.monotonic() < deadline, "no ports file"
             time.sleep(0.02)
@@ -43,11 +45,12 @@ def test_it_says_who_got_what_without_credentials_and_ends_cleanly(
     token = httpx.get(
         f"http://127.0.0.1:{ports['identity']}/metadata/identity/oauth2/token",
         params={"api-version": "2018-02-01", "resource": "https://cognitiveservices.azure.com"},
-        headers={"metadata": "true"}, trust_env=False).json()["access_token"]
+        headers={"metadata": "true"}, timeout=HANG_LIMIT, trust_env=False).json()["access_token"]
     answer = httpx.post(
         f"http://127.0.0.1:{ports['eastus']}/openai/v1/chat/completions?api-key=hunter2",
         headers={"host": "contoso-eastus.openai.azure.com", "authorization": f"Bearer {token}"},
-        json={"model": "gpt-4o-2024-11-20", "messages": []}, trust_env=False)
+        json={"model": "gpt-4o-2024-11-20", "messages": []}, timeout=HANG_LIMIT,
+        trust_env=False)
     assert answer.status_code == 403
     lines: List[str] = []
     assert process.stdout is not None
@@ -58,7 +61,7 @@ def test_it_says_who_got_what_without_credentials_and_ends_cleanly(
     assert "contoso-eastus.openai.azure.com/openai/v1/chat/completions?api-key=***" in lines[-1]
     assert "token for https://cognitiveservices.azure.com of identity" in lines[-1]
     process.send_signal(number)
-    rest, _ = process.communicate(timeout=10)
+    rest, _ = process.communicate(timeout=HANG_LIMIT)
     text = "".join(lines) + rest
     assert token not in text and "hunter2" not in text
     assert process.returncode == 0

@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
-from azure_sim import AzureSim, Delivery, Gate, NotStrictJson, Resource, errors
+from azure_sim import HANG_LIMIT, AzureSim, Delivery, Gate, NotStrictJson, Resource, errors
 from e2e.wire import Connection, request
 
 CHAT = "/openai/deployments/gpt-4o-2024-11-20/chat/completions?api-version=2024-10-21"
@@ -24,7 +24,7 @@ def events(text: str) -> List[str]:
 
 
 def realtime(sim: AzureSim, east: Resource, target: str) -> Any:
-    return connect(f"ws://{east.host}{target}", proxy=None,
+    return connect(f"ws://{east.host}{target}", proxy=None, open_timeout=HANG_LIMIT,
                    sock=socket.create_connection(("127.0.0.1", east.port)),
                    additional_headers={"authorization": f"Bearer {sim.identity.token()}"})
 
@@ -151,7 +151,7 @@ def test_models_are_those_of_the_deployments(http: httpx.Client) -> None:
 def test_a_body_of_32_mib_arrives_whole(http: httpx.Client, east: Resource) -> None:
     content = b"0123456789abcdef" * (2 * 1024 * 1024)
     answer = http.post("/openai/v1/files", data={"purpose": "batch"}, files={"file": content},
-                       timeout=60)
+                       timeout=HANG_LIMIT)
     assert (answer.status_code, answer.json()["bytes"]) == (201, 32 * 1024 * 1024)
     assert content in east.requests[0].body
 
@@ -189,11 +189,11 @@ def test_a_session_can_be_refused_held_back_or_cut_as_scripted(sim: AzureSim, ea
     assert refused.value.response.status_code == 429
     gate.open()
     with realtime(sim, east, target) as session:
-        assert json.loads(session.recv(timeout=5))["type"] == "session.created"
+        assert json.loads(session.recv(timeout=HANG_LIMIT))["type"] == "session.created"
         session.send("1")
-        assert session.recv(timeout=5) == "1"
+        assert session.recv(timeout=HANG_LIMIT) == "1"
         with pytest.raises(ConnectionClosedError):
-            session.recv(timeout=5)
+            session.recv(timeout=HANG_LIMIT)
 
 
 def test_a_credential_is_recorded_and_never_shown(http: httpx.Client, sim: AzureSim, east: Resource
@@ -214,9 +214,9 @@ def test_a_credential_is_recorded_and_never_shown(http: httpx.Client, sim: Azure
 def test_realtime_greets_and_echoes(http: httpx.Client, sim: AzureSim, east: Resource, target: str
                                     ) -> None:
     with realtime(sim, east, target) as session:
-        assert json.loads(session.recv(timeout=5))["session"]["model"] == "gpt-4o"
+        assert json.loads(session.recv(timeout=HANG_LIMIT))["session"]["model"] == "gpt-4o"
         session.send('{"type":"response.create"}')
-        assert session.recv(timeout=5) == '{"type":"response.create"}'
+        assert session.recv(timeout=HANG_LIMIT) == '{"type":"response.create"}'
     assert east.requests[0].websocket_messages == ['{"type":"response.create"}']
 
 
