@@ -13,6 +13,7 @@ from e2e import config
 from e2e.calls import (API_VERSION, JSON, Call, arrived_at, chat, chunked, dated, get, left_clean,
                        nothing_arrived, own_answer, refused, send, served, v1, warm)
 from e2e.gateway import Gateway
+from e2e.identity import closed_gate
 from e2e.wire import Closed, Connection, request
 
 KEY = "key-of-the-team"
@@ -747,11 +748,10 @@ COLD: Dict[str, Tuple[str, Tuple[str, str], bytes, bytes, bytes, Optional[bytes]
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
 def test_a_body_that_comes_before_its_token_arrives_as_it_would_behind_it(
         workers: int, framing: str) -> None:
-    gate = Gate()
     with AzureSim() as sim:
-        sim.identity.script.then(Delivery(before=gate))
+        gate = closed_gate(sim)
         with_resources(sim)
-        with Gateway(document(sim, token_wait="10s"), sim, workers=workers) as gateway:
+        with Gateway(document(sim, token_wait="5m"), sim, workers=workers) as gateway:
             with gateway.connect() as other:
                 rows = {name: gateway.connect() for name in COLD}
                 sent = {name: framed(framing, *filter(None, row[2:5]), kind=row[1], path=row[0])
