@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 import httpx
 
-from azure_sim import AzureSim
+from azure_sim import HANG_LIMIT, AzureSim
 from e2e import config
 from e2e.gateway import Gateway
 from e2e.wire import Response
@@ -58,7 +58,8 @@ def document(azure: AzureSim, **failover: Any) -> Json:
         backends=[config.backend(azure.resources[region]) for region in (*REGIONS, DEAD)],
         models=[routes(model, (DEAD, *REGIONS[:2]) if model.startswith("d") else REGIONS)
                 for model in _all_models()],
-        failover={"cooldown": "1s", "longest_cooldown": "60m", **failover})
+        failover={"cooldown": "40s", "longest_cooldown": "60m", "retry_within": "5m",
+                  **failover})
 
 
 def options() -> Dict[str, Any]:
@@ -116,7 +117,7 @@ def own_headers(answer: Any) -> Dict[str, str]:
 
 def chat(gateway: Gateway, model: str, **headers: str) -> httpx.Response:
     """A chat request on a connection of its own, so that any worker may get it."""
-    with httpx.Client(base_url=gateway.url, timeout=30.0, trust_env=False) as http:
+    with httpx.Client(base_url=gateway.url, timeout=HANG_LIMIT, trust_env=False) as http:
         return http.post(
             f"/openai/deployments/{model}/chat/completions?api-version=2024-10-21",
             headers={"api-key": KEY, **headers},

@@ -15,9 +15,11 @@ import openai
 import pytest
 from websockets.sync.client import connect as websocket
 
-from azure_sim import RESET, Answer, AzureSim, Delivery, Gate, RecordedRequest, Resource, errors
+from azure_sim import (HANG_LIMIT, RESET, Answer, AzureSim, Delivery, Gate, RecordedRequest,
+                       Resource, errors)
 from azure_sim.script import Step
 from e2e.gateway import Gateway
+from e2e.pauses import Pauses
 from e2e.regions import (
     HOME_MODEL, HOMES, KEY, REGIONS, add_regions, answered_by, calls, chat, deployment,
     document, options, own_headers, served, unused,
@@ -28,6 +30,13 @@ API_VERSION = "api-version=2024-10-21"
 JSON_TYPE = ("content-type", "application/json")
 KEY_HEADER = ("api-key", KEY)
 UNAVAILABLE = Answer(503, [("x-from", "azure")], {"error": {"code": "503", "message": "busy"}})
+# A pause in milliseconds that outlasts every test.
+LONG = "600000"
+# In seconds: a cooldown where an answer asks for none, how long callers of `hasty` have another
+# region tried, and how long a probe keeps the others away.
+COOLDOWN = 40.0
+SOON = 1.0
+PROBE = 3.0
 _UNUSED: Dict[Any, Iterator[str]] = {}
 
 
@@ -40,6 +49,7 @@ def regions(azure: AzureSim) -> AzureSim:
 
 @pytest.fixture(scope="module")
 def gateway(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
+    """Its cooldowns and its patience outlast every test."""
     return warm(start_gateway(document(regions), **options()))
 
 
@@ -47,7 +57,14 @@ def gateway(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway
 def hasty(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
     """Another process, whose callers do not wait long for another region."""
     regions.reset()
-    return warm(start_gateway(document(regions, retry_within="300ms"), **options()))
+    return warm(start_gateway(document(regions, retry_within=f"{SOON:.0f}s"), **options()))
+
+
+@pytest.fixture(scope="module")
+def brisk(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
+    """Another process, with the shortest cooldown there is: a second."""
+    regions.reset()
+    return warm(start_gateway(document(regions, cooldown="1s"), **options()))
 
 
 def warm(gateway: Gateway) -> Gateway:
@@ -106,64 +123,87 @@ def left_clean(seen: RecordedRequest, region: str) -> None:
 
 # Throttled, with each kind of hint
 
-# Headers with values as functions of now, and the least and most seconds of the cooldown.
-HINTS: Dict[str, Tuple[Dict[str, Callable[[float], str]], float, float]] = {
-    "retry-after-ms": ({"retry_after_ms": lambda now: "400"}, 0.4, 0.44),
-    "x-ms-retry-after-ms": ({"x_ms_retry_after_ms": lambda now: "450"}, 0.45, 0.5),
+# Headers with values as functions of now, and the seconds that they ask for: at least, and at most.
+Hint = Tuple[Dict[str, Callable[[float], str]], float, float]
+HINTS: Dict[str, Hint] = {
+    "retry-after-ms": ({"retry_after_ms": lambda now: "61500"}, 61.5, 61.5),
+    "x-ms-retry-after-ms": ({"x_ms_retry_after_ms": lambda now: "62500"}, 62.5, 62.5),
     "both, in milliseconds first": (
-        {"retry_after": lambda now: "60", "retry_after_ms": lambda now: "350"}, 0.35, 0.39),
-    "retry-after in seconds": ({"retry_after": lambda now: "1"}, 1.0, 1.1),
-    "retry-after with a fraction": ({"retry_after": lambda now: "0.5"}, 0.5, 0.55),
+        {"retry_after": lambda now: "90", "retry_after_ms": lambda now: "63500"}, 63.5, 63.5),
+    "retry-after in seconds": ({"retry_after": lambda now: "60"}, 60.0, 60.0),
+    "retry-after with a fraction": ({"retry_after": lambda now: "60.5"}, 60.5, 60.5),
     "retry-after as a date": (
-        {"retry_after": lambda now: formatdate(int(now) + 2, usegmt=True)}, 0.9, 2.2),
+        {"retry_after": lambda now: formatdate(int(now) + 62, usegmt=True)}, 61.0, 62.0),
     "x-ratelimit-reset-requests": (
-        {"x_ratelimit_reset_requests": lambda now: "400ms"}, 0.4, 0.44),
-    "x-ratelimit-reset-tokens": ({"x_ratelimit_reset_tokens": lambda now: "0.5"}, 0.5, 0.55),
+        {"x_ratelimit_reset_requests": lambda now: "64400ms"}, 64.4, 64.4),
+    "x-ratelimit-reset-tokens": ({"x_ratelimit_reset_tokens": lambda now: "65.5"}, 65.5, 65.5),
     "x-rate-limit-reset-tokens": (
-        {"x_rate_limit_reset_tokens": lambda now: str(int(now) + 2)}, 0.9, 2.2),
-    "none": ({}, 1.0, 1.1),
-    "-1, which is none": ({"retry_after": lambda now: "-1"}, 1.0, 1.1),
+        {"x_rate_limit_reset_tokens": lambda now: str(int(now) + 62)}, 61.0, 62.0),
+    "none": ({}, COOLDOWN, COOLDOWN),
+    "-1, which is none": ({"retry_after": lambda now: "-1"}, COOLDOWN, COOLDOWN),
 }
 
 
 @pytest.mark.parametrize("hints, least, most", HINTS.values(), ids=HINTS.keys())
-def test_a_throttled_region_is_left_alone_for_as_long_as_it_asks_and_then_tried_once(
-        gateway: Gateway, regions: AzureSim, aa: Resource, bb: Resource, model: str,
+def test_a_throttled_region_is_left_alone_for_as_long_as_it_asks(
+        gateway: Gateway, regions: AzureSim, aa: Resource, bb: Resource, cc: Resource, model: str,
         hints: Dict[str, Callable[[float], str]], least: float, most: float) -> None:
     now = time.time()
     aa.script.then(errors.throttled(10, **{name: value(now) for name, value in hints.items()}))
     served(chat(gateway, model), "bb", 2)
-    throttled_at = aa.requests[0].received_at
     for seen, region in ((aa.requests[0], "aa"), (bb.requests[0], "bb")):
         left_clean(seen, region)
         assert seen.path == f"/openai/deployments/{deployment(region, model)}/chat/completions"
     assert aa.requests[0].body == bb.requests[0].body
     served(chat(gateway, model), "bb", 1)
     assert calls(regions) == {"aa": 1, "bb": 2}
+    assert_cools(gateway, model, now, least, most, [bb, cc])
+    assert len(aa.requests) == 1
 
+
+def assert_cools(gateway: Gateway, model: str, since: float, least: float, most: float,
+                 others: List[Resource]) -> None:
+    """A cooldown that began at this time or later lasts so many seconds: it is what callers are
+    told when the other regions are left alone for longer."""
+    for one in others:
+        one.script.then(errors.throttled(retry_after_ms=LONG))
+    assert chat(gateway, model).status_code == 429
+    answer = chat(gateway, model)
+    assert own_headers(answer) == {"x-aoai-reason": "all_backends_throttled"}
+    told, passed = int(answer.headers["retry-after-ms"]) / 1000, time.time() - since
+    # Up to a tenth more, so that proxies do not come back in step. Some of it has passed.
+    assert least - passed - 0.002 <= told <= most * 1.1 + 0.002
+
+
+def test_a_region_is_left_alone_until_its_cooldown_ends_and_then_tried_once(
+        gateway: Gateway, aa: Resource, bb: Resource, model: str) -> None:
+    aa.script.then(errors.throttled(retry_after_ms="700"))
+    served(chat(gateway, model), "bb", 2)
     gate = Gate()
-    aa.script.always(Delivery(before=gate))
+    aa.script.then(Delivery(before=gate))
     with ThreadPoolExecutor(1) as pool:
         probe = until_asked(pool, gateway, model, aa, 2)
-        probed_after = aa.requests[1].received_at - throttled_at
+        throttled, probed = (one.received_at for one in aa.requests)
+        # The region notes when a request arrives, and the filter counts from the answer.
+        assert probed - throttled >= 0.7 - 0.002
         for _ in range(6):  # while that one is under way
-            served(chat(gateway, model), "bb", 1)
-        assert len(aa.requests) == 2
+            answer = chat(gateway, model)
+            if time.time() < throttled + 0.7 + PROBE:
+                served(answer, "bb", 1)
+                assert len(aa.requests) == 2
         gate.open()
         served(probe.result(), "aa", 1)
-    # Both ends are as of the simulation's clock, before the answer was on its way.
-    assert least - 0.005 <= probed_after <= most + 0.4
-    before = len(bb.requests)
+    counts = len(aa.requests), len(bb.requests)
     for _ in range(4):
         served(chat(gateway, model), "aa", 1)
-    assert (len(aa.requests), len(bb.requests)) == (6, before)
+    assert (len(aa.requests), len(bb.requests)) == (counts[0] + 4, counts[1])
 
 
 def until_asked(pool: ThreadPoolExecutor, gateway: Gateway, model: str, region: Resource,
                 count: int) -> "Future[httpx.Response]":
     """Asks again and again until the region has that many requests. The last of them, under way
     still where the region holds it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANG_LIMIT
     while time.monotonic() < deadline:
         future = pool.submit(chat, gateway, model)
         while not future.done() and len(region.requests) < count:
@@ -177,31 +217,37 @@ def until_asked(pool: ThreadPoolExecutor, gateway: Gateway, model: str, region: 
 
 
 def test_a_probe_that_fails_begins_another_cooldown(
-        gateway: Gateway, aa: Resource, bb: Resource, model: str) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="300"), errors.throttled(retry_after_ms="500"))
+        gateway: Gateway, aa: Resource, model: str) -> None:
+    aa.script.then(errors.throttled(retry_after_ms="300"), errors.throttled(retry_after_ms=LONG))
     served(chat(gateway, model), "bb", 2)
     with ThreadPoolExecutor(1) as pool:
         served(until_asked(pool, gateway, model, aa, 2).result(), "bb", 2)
+    for _ in range(4):
         served(chat(gateway, model), "bb", 1)
-        served(until_asked(pool, gateway, model, aa, 3).result(), "aa", 1)
-    times = [one.received_at for one in aa.requests]
-    assert times[1] - times[0] >= 0.295 and times[2] - times[1] >= 0.495
+    assert_apart(aa, 0.3)
 
 
-def test_a_cooldown_without_a_hint_grows(gateway: Gateway, aa: Resource, model: str) -> None:
+def assert_apart(region: Resource, *least: float) -> None:
+    """The last requests came at least so many seconds after the one before each."""
+    times = [one.received_at for one in region.requests][-len(least) - 1:]
+    gaps = [after - before for before, after in zip(times, times[1:])]
+    assert len(gaps) == len(least), gaps
+    # The filter keeps times in milliseconds.
+    assert all(gap >= one - 0.002 for gap, one in zip(gaps, least)), gaps
+
+
+def test_a_cooldown_without_a_hint_grows(brisk: Gateway, aa: Resource, model: str) -> None:
     aa.script.then(errors.throttled(), errors.throttled())
     with ThreadPoolExecutor(1) as pool:
-        served(chat(gateway, model), "bb", 2)
-        served(until_asked(pool, gateway, model, aa, 2).result(), "bb", 2)
-        served(until_asked(pool, gateway, model, aa, 3).result(), "aa", 1)
-    times = [one.received_at for one in aa.requests]
-    assert 0.99 <= times[1] - times[0] <= 1.6
-    assert 1.99 <= times[2] - times[1] <= 2.8
+        served(chat(brisk, model), "bb", 2)
+        served(until_asked(pool, brisk, model, aa, 2).result(), "bb", 2)
+        served(until_asked(pool, brisk, model, aa, 3).result(), "aa", 1)
+    assert_apart(aa, 1.0, 2.0)
 
 
 def test_another_model_on_the_same_region_is_not_concerned(
         gateway: Gateway, aa: Resource, model: str, workers: int) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
     served(chat(gateway, model), "bb", 2)
     served(chat(gateway, model), "bb", 1)
     served(chat(gateway, fresh(workers, "m")), "aa", 1)
@@ -227,7 +273,7 @@ V1_BODIES: Dict[str, str] = {
 @pytest.mark.parametrize("body", V1_BODIES.values(), ids=V1_BODIES.keys())
 def test_a_v1_body_names_each_regions_own_deployment(
         gateway: Gateway, aa: Resource, bb: Resource, model: str, body: str) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
     with gateway.connect() as connection:
         answer = connection.exchange(request(
             "POST", "/openai/v1/chat/completions", [KEY_HEADER, JSON_TYPE],
@@ -243,7 +289,7 @@ def test_a_v1_body_names_each_regions_own_deployment(
 @pytest.mark.parametrize("size", [7, 1000])
 def test_a_chunked_body_names_each_regions_own_deployment(
         gateway: Gateway, aa: Resource, bb: Resource, model: str, size: int) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
     body = '{"messages":[],"user":"' + "u" * 40 + '","model":"%s","n":1,"x":"' + "v" * 40 + '"}'
     sent = (body % model).encode()
     with gateway.connect() as connection:
@@ -261,7 +307,7 @@ def test_a_chunked_body_names_each_regions_own_deployment(
 
 def test_a_form_names_each_regions_own_deployment(
         gateway: Gateway, aa: Resource, bb: Resource, model: str) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
 
     def form(name: str) -> bytes:
         return (b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
@@ -284,12 +330,13 @@ def test_a_form_names_each_regions_own_deployment(
     "/openai/v1/realtime?x=%%41&model=%s", f"/openai/realtime?{API_VERSION}&deployment=%s"])
 def test_a_realtime_session_begins_on_the_next_region(
         gateway: Gateway, aa: Resource, bb: Resource, model: str, target: str) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
-    with websocket(f"ws://127.0.0.1:{gateway.port}{target % model}", proxy=None, open_timeout=10,
-                   additional_headers={"api-key": KEY}, close_timeout=0.1) as session:
-        assert json.loads(session.recv(10))["type"] == "session.created"
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
+    with websocket(f"ws://127.0.0.1:{gateway.port}{target % model}", proxy=None,
+                   open_timeout=HANG_LIMIT, additional_headers={"api-key": KEY}, close_timeout=0.1
+                   ) as session:
+        assert json.loads(session.recv(HANG_LIMIT))["type"] == "session.created"
         session.send("hello")
-        assert session.recv(10) == "hello"
+        assert session.recv(HANG_LIMIT) == "hello"
         assert session.response is not None
         assert session.response.headers["x-aoai-backend"] == "bb"
         assert session.response.headers["x-aoai-attempts"] == "2"
@@ -304,17 +351,17 @@ def test_a_body_beyond_the_buffer_is_served_by_the_first_region_and_not_sent_aga
     body = (b'{"model":"%s",' % model.encode() if is_v1 else b"{") + rest
     target = ("/openai/v1/chat/completions" if is_v1
               else f"/openai/deployments/{model}/chat/completions?{API_VERSION}")
-    aa.script.then(Delivery(), errors.throttled(retry_after_ms="60000"))
+    aa.script.then(Delivery(), errors.throttled(retry_after_ms=LONG))
 
     def exchange() -> Response:
-        with gateway.connect(timeout=30.0) as connection:
+        with gateway.connect() as connection:
             return connection.exchange(request("POST", target, [KEY_HEADER, JSON_TYPE], body))
     served(exchange(), "aa", 1)
     [seen] = aa.requests
     assert seen.body_length == (len(body) - len(model) + len(deployment("aa", model)) if is_v1
                                 else len(body))
     answer = exchange()
-    assert (answer.status, answer.head.header("retry-after-ms")) == (429, "60000")
+    assert (answer.status, answer.head.header("retry-after-ms")) == (429, LONG)
     answered_by(answer, "aa", 1)
     assert calls(regions) == {"aa": 2}
 
@@ -322,7 +369,7 @@ def test_a_body_beyond_the_buffer_is_served_by_the_first_region_and_not_sent_aga
 # The first throttled, the second in trouble
 
 TROUBLES: Dict[str, Step] = {"503": UNAVAILABLE, "500": Answer(500, body="oops"), "reset": RESET,
-                             "throttled": errors.throttled(retry_after_ms="60000")}
+                             "throttled": errors.throttled(retry_after_ms=LONG)}
 
 
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES.keys())
@@ -330,7 +377,7 @@ TROUBLES: Dict[str, Step] = {"503": UNAVAILABLE, "500": Answer(500, body="oops")
 def test_the_third_serves_what_the_first_two_cannot(
         gateway: Gateway, regions: AzureSim, aa: Resource, bb: Resource, cc: Resource, model: str,
         trouble: Step, is_v1: bool) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
     bb.script.then(trouble)
     target, body = chat_request(model, is_v1)
     with gateway.connect() as connection:
@@ -360,7 +407,7 @@ def chat_request(name: str, is_v1: bool, stream: bool = False) -> Tuple[str, byt
 def test_events_of_the_third_arrive_one_by_one(
         gateway: Gateway, regions: AzureSim, aa: Resource, bb: Resource, cc: Resource, model: str,
         trouble: Step, is_v1: bool) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
     bb.script.then(trouble)
     gate = Gate()
     cc.script.then(Delivery(each_chunk=gate))
@@ -390,7 +437,7 @@ def streamed(connection: Connection, gate: Gate, region: str, attempts: int) -> 
 def test_a_region_that_refuses_connections_is_passed_over(
         gateway: Gateway, regions: AzureSim, aa: Resource, bb: Resource, dead_model: str) -> None:
     served(chat(gateway, dead_model), "aa", 2)
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
     gate = Gate()
     bb.script.then(Delivery(each_chunk=gate))
     target, body = chat_request(dead_model, True, stream=True)
@@ -447,13 +494,14 @@ def test_a_stream_that_breaks_is_passed_on_broken(
 
 def test_all_throttled(gateway: Gateway, regions: AzureSim, aa: Resource, bb: Resource,
                        cc: Resource, model: str) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="8000"))
-    bb.script.then(errors.throttled(retry_after_ms="1500"))
-    last = errors.throttled(9, retry_after="9")
+    began = time.time()
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
+    bb.script.then(errors.throttled(retry_after_ms="90500"))
+    last = errors.throttled(600, retry_after="600")
     cc.script.then(last)
     found = chat(gateway, model)
     assert (found.status_code, found.content) == (429, last.content())
-    assert (found.headers["retry-after"], "retry-after-ms" in found.headers) == ("9", False)
+    assert (found.headers["retry-after"], "retry-after-ms" in found.headers) == ("600", False)
     answered_by(found, "cc", 3)
     for _ in range(4):
         answer = chat(gateway, model)
@@ -461,14 +509,23 @@ def test_all_throttled(gateway: Gateway, regions: AzureSim, aa: Resource, bb: Re
         assert own_headers(answer) == {"x-aoai-reason": "all_backends_throttled"}
         assert answer.json()["error"]["type"] == "all_backends_throttled"
         wait = int(answer.headers["retry-after-ms"])
-        assert 0 < wait <= 1650
-        assert int(answer.headers["retry-after"]) == max(1, -(-wait // 1000))
+        assert 90_500 - (time.time() - began) * 1000 - 2 <= wait <= 99_550
+        assert int(answer.headers["retry-after"]) == -(-wait // 1000)
     assert calls(regions) == {"aa": 1, "bb": 1, "cc": 1}
-    deadline = time.monotonic() + 5
+
+
+def test_after_all_were_throttled_the_first_that_may_be_asked_again_is(
+        gateway: Gateway, regions: AzureSim, bb: Resource, model: str) -> None:
+    for name, wait in zip(REGIONS, (LONG, "700", LONG)):
+        regions.resources[name].script.then(errors.throttled(retry_after_ms=wait))
+    assert chat(gateway, model).status_code == 429
+    deadline = time.monotonic() + HANG_LIMIT
     while (answer := chat(gateway, model)).status_code == 429 and time.monotonic() < deadline:
+        wait = int(answer.headers["retry-after-ms"])
+        assert int(answer.headers["retry-after"]) == max(1, -(-wait // 1000))
         time.sleep(0.01)
     served(answer, "bb", 1)
-    assert bb.requests[1].received_at - bb.requests[0].received_at >= 1.495
+    assert_apart(bb, 0.7)
     assert calls(regions) == {"aa": 1, "bb": 2, "cc": 1}
 
 
@@ -485,32 +542,54 @@ def test_callers_are_told_of_no_longer_pause_than_they_obey(
 
 # Failures in a row
 
-@pytest.mark.parametrize("failure", [UNAVAILABLE, RESET], ids=["503", "reset"])
+FAILURES = pytest.mark.parametrize("failure", [UNAVAILABLE, RESET], ids=["503", "reset"])
+
+
+@FAILURES
 def test_three_failures_in_a_row_cool_a_region(
-        gateway: Gateway, aa: Resource, bb: Resource, model: str, failure: Step) -> None:
+        gateway: Gateway, aa: Resource, bb: Resource, cc: Resource, model: str, failure: Step
+) -> None:
     aa.script.then(failure, failure, Delivery(), failure, failure, failure)
-    for region, attempts in (("bb", 2), ("bb", 2), ("aa", 1), ("bb", 2), ("bb", 2), ("bb", 2)):
+    for region, attempts in (("bb", 2), ("bb", 2), ("aa", 1), ("bb", 2), ("bb", 2)):
         served(chat(gateway, model), region, attempts)
+    began = time.time()
+    served(chat(gateway, model), "bb", 2)
     for _ in range(4):
         served(chat(gateway, model), "bb", 1)
     assert len(aa.requests) == 6
+    assert_cools(gateway, model, began, COOLDOWN, COOLDOWN, [bb, cc])
+
+
+@FAILURES
+def test_a_region_that_failed_is_tried_again(brisk: Gateway, aa: Resource, model: str,
+                                             failure: Step) -> None:
+    aa.script.then(failure, failure, failure)
+    for _ in range(3):
+        served(chat(brisk, model), "bb", 2)
     with ThreadPoolExecutor(1) as pool:
-        served(until_asked(pool, gateway, model, aa, 7).result(), "aa", 1)
-    assert aa.requests[6].received_at - aa.requests[5].received_at >= 0.99
-    served(chat(gateway, model), "aa", 1)
+        served(until_asked(pool, brisk, model, aa, 4).result(), "aa", 1)
+    assert_apart(aa, 1.0)
+    served(chat(brisk, model), "aa", 1)
 
 
 def test_refused_connections_cool_a_region(gateway: Gateway, dead_model: str) -> None:
     for attempts in (2, 2, 2, 1, 1):
         served(chat(gateway, dead_model), "aa", attempts)
-    answer = until_attempts(gateway, dead_model, 2)  # the probe
-    served(answer, "aa", 2)
-    served(chat(gateway, dead_model), "aa", 1)
+
+
+def test_a_region_that_refused_connections_is_tried_again(
+        brisk: Gateway, dead_model: str) -> None:
+    for _ in range(2):
+        served(chat(brisk, dead_model), "aa", 2)
+    began = time.time()
+    served(chat(brisk, dead_model), "aa", 2)
+    served(until_attempts(brisk, dead_model, 2), "aa", 2)  # the probe
+    assert time.time() - began >= 1.0 - 0.002
 
 
 def until_attempts(gateway: Gateway, model: str, attempts: int) -> httpx.Response:
     """The first answer that took so many attempts."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANG_LIMIT
     while time.monotonic() < deadline:
         answer = chat(gateway, model)
         if answer.headers.get("x-aoai-attempts") == str(attempts):
@@ -542,7 +621,7 @@ def test_nobody_is_asked_twice_when_all_reset(
 
 def test_a_late_503_is_passed_on(hasty: Gateway, regions: AzureSim, aa: Resource, model: str
                                  ) -> None:
-    aa.script.then(UNAVAILABLE.delivered(Delivery(delay=0.5)))
+    aa.script.then(UNAVAILABLE.delivered(Delivery(delay=SOON + 0.1)))
     found = chat(hasty, model)
     assert (found.status_code, found.content) == (503, UNAVAILABLE.content())
     answered_by(found, "aa", 1)
@@ -551,7 +630,7 @@ def test_a_late_503_is_passed_on(hasty: Gateway, regions: AzureSim, aa: Resource
 
 def test_after_a_late_reset_nobody_else_is_asked(
         hasty: Gateway, regions: AzureSim, aa: Resource, model: str) -> None:
-    aa.script.then(Delivery(delay=0.5, reset=True))
+    aa.script.then(Delivery(delay=SOON + 0.1, reset=True))
     found = chat(hasty, model)
     assert (found.status_code, found.headers.get("x-aoai-reason")) == (503, "backend_failed")
     assert found.json()["error"]["type"] == "backend_failed"
@@ -562,7 +641,10 @@ def test_after_a_late_reset_nobody_else_is_asked(
 def test_an_early_failure_is_still_tried_elsewhere(
         hasty: Gateway, regions: AzureSim, aa: Resource, model: str) -> None:
     aa.script.then(UNAVAILABLE)
-    served(chat(hasty, model), "bb", 2)
+    began = time.monotonic()
+    answer = chat(hasty, model)
+    if time.monotonic() - began < SOON:  # a busy machine can be late
+        served(answer, "bb", 2)
 
 
 # State stays home
@@ -572,14 +654,14 @@ def home_key(home: str) -> Dict[str, str]:
 
 
 def create(gateway: Gateway, home: str, **more: Any) -> httpx.Response:
-    with httpx.Client(base_url=gateway.url, timeout=30.0, trust_env=False) as http:
+    with httpx.Client(base_url=gateway.url, timeout=HANG_LIMIT, trust_env=False) as http:
         headers = {**home_key(home), **more.pop("headers", {})}
         return http.post("/openai/v1/responses", headers=headers,
                          json={"model": HOME_MODEL, "input": "hi", **more})
 
 
 def get(gateway: Gateway, home: str, path: str) -> httpx.Response:
-    with httpx.Client(base_url=gateway.url, timeout=30.0, trust_env=False) as http:
+    with httpx.Client(base_url=gateway.url, timeout=HANG_LIMIT, trust_env=False) as http:
         return http.get(path, headers=home_key(home))
 
 
@@ -668,7 +750,7 @@ def test_a_caller_cannot_have_a_refusal_tried_elsewhere(
 def test_a_caller_cannot_change_what_is_tried(
         gateway: Gateway, regions: AzureSim, aa: Resource, model: str, spoofed: Dict[str, str]
 ) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
     served(chat(gateway, model, **spoofed), "bb", 2)
     served(chat(gateway, model, **spoofed), "bb", 1)
     assert calls(regions) == {"aa": 1, "bb": 2}
@@ -680,13 +762,13 @@ def test_a_storm_reaches_throttled_regions_only_before_that_is_known(
         gateway: Gateway, regions: AzureSim, aa: Resource, bb: Resource, cc: Resource, model: str
 ) -> None:
     gate = Gate()
-    throttled = errors.throttled(retry_after_ms="60000")
+    throttled = errors.throttled(retry_after_ms=LONG)
     aa.script.always(throttled.delivered(Delivery(before=gate)))
     bb.script.always(throttled)
     target, body = chat_request(model, True)
     raw = request("POST", target, [KEY_HEADER, JSON_TYPE], body)
-    early = [gateway.connect(timeout=30.0) for _ in range(150)]
-    late = [gateway.connect(timeout=30.0) for _ in range(150)]
+    early = [gateway.connect() for _ in range(150)]
+    late = [gateway.connect() for _ in range(150)]
     for connection in early:
         connection.send(raw)
     aa.wait_for_requests(150)
@@ -711,12 +793,12 @@ def test_a_storm_reaches_throttled_regions_only_before_that_is_known(
 
 def test_a_storm_loses_nobody(gateway: Gateway, regions: AzureSim, aa: Resource, bb: Resource,
                               model: str) -> None:
-    throttled = errors.throttled(retry_after_ms="60000")
+    throttled = errors.throttled(retry_after_ms=LONG)
     aa.script.always(throttled)
     bb.script.always(throttled)
     target, body = chat_request(model, False)
     raw = request("POST", target, [KEY_HEADER, JSON_TYPE], body)
-    connections = [gateway.connect(timeout=30.0) for _ in range(300)]
+    connections = [gateway.connect() for _ in range(300)]
     for connection in connections:
         connection.send(raw)
     for connection in connections:
@@ -732,8 +814,9 @@ def test_a_storm_loses_nobody(gateway: Gateway, regions: AzureSim, aa: Resource,
     assert {name: count for name, count in calls(regions).items() if name != "cc"} == before
 
 
-def test_one_probe_only_in_a_storm(gateway: Gateway, aa: Resource, model: str) -> None:
-    """Many ask at the moment when a cooldown ends: each worker lets one of them try at most."""
+def test_one_probe_for_each_worker_at_most_in_a_storm(
+        gateway: Gateway, aa: Resource, model: str, workers: int) -> None:
+    """Many ask at the moment when a cooldown ends."""
     aa.script.then(errors.throttled(retry_after_ms="300"))
     served(chat(gateway, model), "bb", 2)
     gate = Gate()
@@ -742,23 +825,26 @@ def test_one_probe_only_in_a_storm(gateway: Gateway, aa: Resource, model: str) -
                   chat_request(model, False)[1])
     answers: List[Response] = []
 
-    def ask() -> None:
-        with gateway.connect(timeout=30.0) as connection:
+    def ask() -> int:
+        with gateway.connect() as connection:
+            asked = 0
             while len(aa.requests) < 2:
+                asked += 1
                 answers.append(connection.exchange(raw))
-    threads = [threading.Thread(target=ask) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    aa.wait_for_requests(2)
-    others = [chat(gateway, model) for _ in range(10)]
-    assert len(aa.requests) == 2
-    gate.open()
-    for thread in threads:
-        thread.join(30)
-    for answer in others:
-        served(answer, "bb", 1)
-    assert [answer.head.header("x-aoai-backend") for answer in answers].count("aa") == 1
-    assert all(answer.status == 200 for answer in answers)
+            return asked
+    with ThreadPoolExecutor(16) as pool:
+        asking = [pool.submit(ask) for _ in range(16)]
+        # All have their answers, but those whose requests the region holds.
+        gateway.envoy.wait_until(
+            lambda: sum(one.done() for one in asking) + len(aa.requests) - 1 >= len(asking),
+            "answers to all others")
+        probes, ended = len(aa.requests) - 1, time.time()
+        gate.open()
+    if ended < aa.requests[0].received_at + 0.3 + PROBE:  # on a busy machine others may follow
+        assert 1 <= probes <= workers
+        assert [answer.head.header("x-aoai-backend") for answer in answers].count("aa") == probes
+    assert len(answers) == sum(one.result() for one in asking)
+    assert {answer.status for answer in answers} == {200}
 
 
 def test_weights_are_kept(gateway: Gateway, regions: AzureSim, workers: int) -> None:
@@ -770,7 +856,7 @@ def test_weights_are_kept(gateway: Gateway, regions: AzureSim, workers: int) -> 
     failed: List[Any] = []
 
     def ask(count: int) -> None:
-        with gateway.connect(timeout=30.0) as connection:
+        with gateway.connect() as connection:
             for _ in range(count):
                 answer = connection.exchange(raw)
                 if answer.status != 200:
@@ -779,7 +865,7 @@ def test_weights_are_kept(gateway: Gateway, regions: AzureSim, workers: int) -> 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert failed == []
     found = calls(regions)
     assert sum(found.values()) == 4000
@@ -816,7 +902,7 @@ def test_a_client_that_does_not_retry_sees_one_answer(
         client: Callable[..., openai.OpenAI]) -> None:
     with client(gateway, max_retries=0) as made:
         assert ask(made, model) == "answer from aa"
-        aa.script.then(errors.throttled(retry_after_ms="60000"))
+        aa.script.then(errors.throttled(retry_after_ms=LONG))
         assert ask(made, model) == "answer from bb"
         bb.script.then(RESET)
         messages: Any = [{"role": "user", "content": "hi"}]
@@ -833,13 +919,14 @@ def test_a_client_that_does_not_retry_sees_one_answer(
 def test_a_client_waits_as_it_is_told_when_all_are_throttled(
         gateway: Gateway, regions: AzureSim, model: str, client: Callable[..., openai.OpenAI]
 ) -> None:
-    for name, wait in zip(REGIONS, ("60000", "700", "60000")):
+    for name, wait in zip(REGIONS, (LONG, "1200", LONG)):
         regions.resources[name].script.then(errors.throttled(retry_after_ms=wait))
     assert chat(gateway, model).status_code == 429
-    began = time.monotonic()
-    with client(gateway) as made:
+    pauses = Pauses()
+    with client(gateway, http_client=pauses.client()) as made:
         assert ask(made, model) == "answer from bb"
-    assert 0.3 <= time.monotonic() - began <= 1.5
+    pauses.assert_obeyed()
+    assert_apart(regions.resources["bb"], 1.2)
     assert calls(regions) == {"aa": 1, "bb": 2, "cc": 1}
 
 
@@ -850,7 +937,7 @@ def test_a_client_waits_as_it_is_told_when_all_are_throttled(
 def test_an_answer_from_before_the_cooldown_does_not_end_it(
         gateway: Gateway, aa: Resource, model: str, late: Answer) -> None:
     gate = Gate()
-    aa.script.then(late.delivered(Delivery(before=gate)), errors.throttled(retry_after_ms="60000"))
+    aa.script.then(late.delivered(Delivery(before=gate)), errors.throttled(retry_after_ms=LONG))
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(chat, gateway, model)
         aa.wait_for_requests(1)
@@ -863,21 +950,21 @@ def test_an_answer_from_before_the_cooldown_does_not_end_it(
     assert len(aa.requests) == 2
 
 
-@pytest.mark.parametrize("failure, cooldown", [(UNAVAILABLE, 1.0), (errors.throttled(), 1.0)],
+@pytest.mark.parametrize("failure", [UNAVAILABLE, errors.throttled()],
                          ids=["503", "throttled without a hint"])
 def test_many_failures_at_once_are_one_reason_to_pause(
-        gateway: Gateway, aa: Resource, model: str, failure: Answer, cooldown: float) -> None:
+        gateway: Gateway, aa: Resource, bb: Resource, cc: Resource, model: str, failure: Answer
+) -> None:
     gate = Gate()
     aa.script.then(*[failure.delivered(Delivery(before=gate))] * 16)
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(chat, gateway, model) for _ in range(16)]
         aa.wait_for_requests(16)
+        began = time.time()
         gate.open()
         for one in asked:
             served(one.result(), "bb", 2)
-        ended = time.time()
-        served(until_asked(pool, gateway, model, aa, 17).result(), "aa", 1)
-    assert aa.requests[16].received_at - ended <= cooldown * 1.1 + 0.5
+    assert_cools(gateway, model, began, COOLDOWN, COOLDOWN, [bb, cc])
 
 
 @pytest.mark.parametrize("is_v1", [False, True], ids=["before the answer", "by a second model"])
@@ -890,7 +977,7 @@ def test_a_probe_that_is_given_up_leaves_room_for_another(
     target, body = chat_request(model, is_v1)
     head = request("POST", target, [KEY_HEADER, JSON_TYPE, (
         "content-length", str(1000 if is_v1 else len(body)))])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANG_LIMIT
     while len(aa.requests) < 2 and time.monotonic() < deadline:
         with gateway.connect() as connection:
             if is_v1:
@@ -915,7 +1002,7 @@ def test_a_pool_of_what_is_left_is_not_begun_again(
         gateway: Gateway, regions: AzureSim, model: str) -> None:
     """The route allows for more attempts than such a pool has members."""
     for name in REGIONS[:2]:
-        regions.resources[name].script.then(errors.throttled(retry_after_ms="60000"))
+        regions.resources[name].script.then(errors.throttled(retry_after_ms=LONG))
     served(chat(gateway, model), "cc", 3)
     cc = regions.resources["cc"]
     cc.script.then(RESET)
@@ -936,7 +1023,7 @@ def test_a_pool_of_what_is_left_is_not_begun_again(
 @pytest.mark.parametrize("is_v1", [False, True], ids=["model in the URL", "model in the body"])
 def test_a_429_before_the_whole_body_is_there_moves_on_with_all_of_it(
         gateway: Gateway, aa: Resource, bb: Resource, model: str, is_v1: bool) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000").delivered(Delivery(early=True)))
+    aa.script.then(errors.throttled(retry_after_ms=LONG).delivered(Delivery(early=True)))
     rest = b'"messages":[],"user":"' + b"u" * 5000 + b'"}'
 
     def body(name: str) -> bytes:
@@ -954,10 +1041,13 @@ def test_a_429_before_the_whole_body_is_there_moves_on_with_all_of_it(
 
 def test_the_time_that_a_caller_takes_to_send_is_no_slow_failure(
         hasty: Gateway, aa: Resource, bb: Resource, model: str) -> None:
-    aa.script.then(errors.throttled(retry_after_ms="60000"))
+    aa.script.then(errors.throttled(retry_after_ms=LONG))
     target, body = chat_request(model, True)
     raw = request("POST", target, [KEY_HEADER, JSON_TYPE], body)
     with hasty.connect() as connection:
         connection.send(raw[:-10])
-        assert connection.silent_for(0.5)
-        served(connection.exchange(raw[-10:]), "bb", 2)
+        assert connection.silent_for(SOON + 0.1)
+        began = time.monotonic()
+        answer = connection.exchange(raw[-10:])
+        if time.monotonic() - began < SOON:  # a busy machine can be late
+            served(answer, "bb", 2)
