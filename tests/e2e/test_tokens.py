@@ -302,7 +302,7 @@ def test_a_refusal_ends_the_wait_and_is_not_asked_for_again(
         log = gateway.envoy.wait_for_log("This needs mending")
         [line] = [one for one in log.splitlines() if "This needs mending" in one]
         assert says in line
-        assert int(line.split("asking again in ")[1].split()[0]) >= 60
+        assert int(line.split("Asking again in ")[1].split()[0]) >= 60
 
 
 # The way to the endpoint

@@ -111,7 +111,10 @@ class Answer:
     def content(self) -> bytes:
         if isinstance(self.body, bytes):
             return self.body
-        return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
+        if isinstance(self.body, str):
+            return self.body.encode()
+        # Compact, as Azure writes its JSON.
+        return json.dumps(self.body, separators=(",", ":")).encode()
 
     def content_type(self) -> str:
         """The type that goes with the body's Python type; an explicit header wins over it."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
+from .endpoint import Endpoint
 from .records import RecordedRequest
 from .secret import masked
 from .sim import AzureSim
@@ -36,24 +37,44 @@ def main(arguments: Optional[List[str]] = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with AzureSim(identity_port=options.identity_port) as sim:
-        sim.identity.recorder.listeners.append(partial(_show, "identity"))
+        endpoints = _endpoints(sim, options)
+        for endpoint in endpoints:
+            endpoint.recorder.listeners.append(partial(_show, endpoint.name))
         sim.identity.lifetime = options.token_lifetime
+        sim.app_service.lifetime = sim.entra.lifetime = options.token_lifetime
         for one in options.resource:
             resource = sim.add_resource(
                 one.name, host=one.host, port=one.port, tls=options.tls,
                 deployments=deployments.get(one.name, DEPLOYMENTS),
             )
             resource.recorder.listeners.append(partial(_show, one.name))
-        ports = {"identity": sim.identity.port,
-                 **{resource.name: resource.port for resource in sim.resources.values()}}
+        ports = {one.name: one.port for one in [*endpoints, *sim.resources.values()]}
+        if options.tls and options.entra is not None:
+            ports["entra-tls"] = sim.entra_over_tls()
         for name, port in ports.items():
             _print(f"{name:<12} listens on 127.0.0.1:{port}")
+        if options.entra is not None:
+            application = sim.entra.application
+            _print(f"{'entra':<12} knows client {application.client_id} of tenant "
+                   f"{application.tenant}")
         if options.tls:
             _print(f"{'tls':<12} is signed by {sim.ca_pem}")
         if options.ports_file is not None:
             _write_ports(options.ports_file, ports)
         stop.wait()
     return 0
+
+
+def _endpoints(sim: AzureSim, options: argparse.Namespace) -> List[Endpoint]:
+    """Those that issue tokens and were asked for."""
+    endpoints: List[Endpoint] = [sim.identity]
+    if options.app_service is not None:
+        sim.app_service.identity_header = options.app_service
+        endpoints.append(sim.app_service)
+    if options.entra is not None:
+        sim.entra.application.add_secret(options.entra)
+        endpoints.append(sim.entra)
+    return endpoints
 
 
 def _show(name: str, request: RecordedRequest) -> None:
@@ -82,7 +103,7 @@ def _write_ports(path: Path, ports: Dict[str, int]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="azure-sim", description="Simulated Azure: an identity endpoint and Azure OpenAI "
+        prog="azure-sim", description="Simulated Azure: identity endpoints and Azure OpenAI "
         "resources on 127.0.0.1. Prints one line for each request it gets.")
     parser.add_argument("--identity-port", type=int, default=0, metavar="PORT",
                         help="port of the identity endpoint; 0, the default, chooses one")
@@ -92,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deployment", type=_deployment, action="append", default=[],
                         metavar="RESOURCE/DEPLOYMENT[=MODEL]", help="a deployment of a resource; a "
                         f"resource without any has {', '.join(DEPLOYMENTS)}")
+    parser.add_argument("--app-service", metavar="HEADER", help="the identity endpoint of App "
+                        "Service too, which wants this X-IDENTITY-HEADER")
+    parser.add_argument("--entra", metavar="SECRET", help="the token endpoint of Entra ID too, "
+                        "with an application that has this secret; with --tls over TLS besides")
     parser.add_argument("--token-lifetime", type=float, default=3600.0, metavar="SECONDS")
     parser.add_argument("--tls", action="store_true", help="the resources speak TLS, signed by an "
                         "authority made for this run")

@@ -1,8 +1,10 @@
 """The refusals of an Azure OpenAI resource, word for word as Microsoft's answers and the reports of
-people who met them have them. One function or constant per row."""
+people who met them have them. One function or constant per row; `mistakes` has them by name."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Optional
 
 from .answers import Answer
@@ -13,27 +15,38 @@ def error(status: int, code: str, message: str) -> Answer:
     return Answer(status, body={"error": {"code": code, "message": message}})
 
 
+def spaced(answer: Answer) -> Answer:
+    """The same JSON with a space after every colon and comma. The gateways in front of Azure OpenAI
+    write some of these answers so, and others not: who reads them must not depend on it."""
+    return replace(answer.with_headers([("Content-Type", answer.content_type())]),
+                   body=json.dumps(answer.body).encode())
+
+
+def token_refused(audience: str) -> Answer:
+    """A token that is missing, expired, or for another audience than this. Flat: no `error` around
+    it."""
+    return Answer(401, body={
+        "statusCode": 401,
+        "message": "Unauthorized. Access token is missing, invalid, audience is incorrect "
+                   f"({audience}), or have expired.",
+    })
+
+
 # A token on a regional endpoint. "Request is badly formated" is Azure's spelling.
 REGIONAL_ENDPOINT = error(400, "Request is badly formated", "Resource Id is badly formed: NA")
+REGIONAL_ENDPOINT_NAMESPACE = error(
+    400, "Request is badly formated", "Resource Id is badly formed or from wrong namespace: NA")
 REGIONAL_ENDPOINT_OTHER_WORDS = error(
     400, "BadRequest", "Please provide a custom subdomain for token authentication, otherwise API "
     "key is required.")
 
 UNKNOWN_SUBDOMAIN = error(404, "ResourceNotFound", "Subdomain does not map to a resource")
-
-# Flat: no `error` around it.
-TOKEN_REFUSED = Answer(401, body={
-    "statusCode": 401,
-    "message": "Unauthorized. Access token is missing, invalid, audience is incorrect "
-               "(https://cognitiveservices.azure.com), or have expired.",
-})
-
+TOKEN_REFUSED = token_refused("https://cognitiveservices.azure.com")
 NO_ACCESS = error(401, "PermissionDenied", "Principal does not have access to API/Operation.")
-WRONG_TENANT = error(400, "BadRequest", "Tenant provided in token does not match resource token")
 KEYS_DISABLED = error(403, "AuthenticationTypeDisabled",
                       "Key based authentication is disabled for this resource.")
-NETWORK_DENIED = error(403, "AccessDenied",
-                       "Public access is disabled. Please configure private endpoint.")
+NETWORK_DENIED = error(403, "403", "Public access is disabled. Please configure private endpoint.")
+FIREWALL_DENIED = error(403, "403", "Access denied due to Virtual Network/Firewall rules.")
 WRONG_KEY = error(
     401, "401", "Access denied due to invalid subscription key or wrong API endpoint. Make sure to "
     "provide a valid key for an active subscription and use a correct regional API endpoint for "
@@ -55,11 +68,21 @@ CONTENT_FILTERED = Answer(400, body={"error": {
 }})
 
 
-def role_missing(principal: str, operation: str, method: str, path: str) -> Answer:
-    """The identity has no role that allows the data action of `operation`."""
-    action = f"Microsoft.CognitiveServices/accounts/OpenAI/{operation}/action"
+def role_missing(principal: str, action: str, operation: str) -> Answer:
+    """The identity has no role that allows the data action, a name below
+    `Microsoft.CognitiveServices/accounts/OpenAI/`; `operation` is a method and a path."""
     return error(401, "PermissionDenied", f"The principal `{principal}` lacks the required data "
-                 f"action `{action}` to perform `{method} {path}` operation.")
+                 f"action `Microsoft.CognitiveServices/accounts/OpenAI/{action}` to perform "
+                 f"`{operation}` operation.")
+
+
+def wrong_tenant(tenant: str) -> Answer:
+    """The token is of another tenant than the resource. The known sentence is the code."""
+    return error(400, "Tenant provided in token does not match resource token",
+                 f"Token tenant {tenant} does not match resource tenant.")
+
+
+WRONG_TENANT = wrong_tenant("11111111-0000-4000-8000-000000000011")
 
 
 def bad_request(message: str, param: Optional[str] = None) -> Answer:

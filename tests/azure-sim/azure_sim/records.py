@@ -7,7 +7,9 @@ from typing import List, Optional, Sequence, Tuple
 from urllib.parse import parse_qsl
 
 from . import strict_json, tokens
-from .secret import header_value, masked, target_text
+from .secret import CredentialForm, form_field, header_value, masked, target_text
+
+FORM = "application/x-www-form-urlencoded"
 
 
 class RecordedRequest:
@@ -60,7 +62,19 @@ class RecordedRequest:
 
     @property
     def body(self) -> bytes:
-        return bytes(self._body)
+        return CredentialForm(self._body) if self._is_form else bytes(self._body)
+
+    @property
+    def form(self) -> List[Tuple[str, str]]:
+        """The fields of a URL-encoded form in order, decoded; empty when the body is none."""
+        if not self._is_form:
+            return []
+        return [(name, form_field(name, value)) for name, value in
+                parse_qsl(self._body.decode("latin-1"), keep_blank_values=True)]
+
+    @property
+    def _is_form(self) -> bool:
+        return (self.header("content-type") or "").partition(";")[0].strip().lower() == FORM
 
     @property
     def body_length(self) -> int:

@@ -3,72 +3,97 @@
 from __future__ import annotations
 
 import uuid
-from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Dict, Mapping, Optional, Sequence, Set, Tuple, Union
 
-from . import errors, inference, stored, strict_json
-from .access import Access, refusal
-from .answers import Answer
-from .limits import HANG_LIMIT
-from .recorder import Recorder
+from . import access, clouds, errors, inference, mistakes, stored, strict_json
+from .access import Access
+from .answers import Answer, Pairs
+from .endpoint import Endpoint
+from .managed_identity import TENANT
 from .records import RecordedRequest
 from .routes import Route, route
-from .script import Script
-
-AUDIENCES = ("https://cognitiveservices.azure.com", "https://ai.azure.com")
 
 
-class Resource:
+class Resource(Endpoint):
     """A resource and its settings. Attributes may be changed at any time.
 
-    `hosts` are the names it answers to, the regional one included. `keys` empty means that key
-    authentication is disabled. `deployments` maps deployment names to model names.
+    `hosts` are the names it answers to, the regional one included; the first of them says in which
+    cloud it is. `keys` empty means that key authentication is disabled. `deployments` maps
+    deployment names to model names. `tenant` and `audiences` are whose tokens, for whom, it takes;
+    `principals` are the object ids of those that have the role, None when all have it.
     """
 
     def __init__(self, name: str, *, hosts: Sequence[str], deployments: Mapping[str, str],
-                 region: str, regional_host: Optional[str] = None, tls: bool = False) -> None:
-        self.name = name
+                 region: str, regional_host: Optional[str] = None, tls: bool = False,
+                 tenant: str = TENANT) -> None:
+        super().__init__(name)
         self.host = hosts[0]
         self.regional_host = regional_host
         self.hosts: Set[str] = {host.lower() for host in [*hosts, *filter(None, [regional_host])]}
         self.region = region
         self.tls = tls
-        self.recorder = Recorder(name)
-        self.script = Script()
-        self.port = 0
+        self._tenant = tenant
         self._deployments = dict(deployments)
         self.reset_settings()
 
     def reset_settings(self) -> None:
         """As it was added: access granted, no keys, nothing stored."""
         self.deployments: Dict[str, str] = dict(self._deployments)
-        self.audiences: Tuple[str, ...] = AUDIENCES
+        self.tenant = self._tenant
+        self.audiences: Tuple[str, ...] = clouds.of_host(self.host).audiences
+        self.principals: Optional[Set[str]] = None
         self.access = Access.GRANTED
         self.keys: Set[str] = set()
         self.store = stored.Store()
+        self._mistake: Optional[mistakes.Mistake] = None
+        self._spaced = False
 
-    @property
-    def requests(self) -> List[RecordedRequest]:
-        return self.recorder.requests
+    def break_with(self, slug: str, *, spaced: bool = False) -> None:
+        """Answer every request like this row of `mistakes.MISTAKES`, whatever it is, until `mend`;
+        `spaced` is `errors.spaced`. A script's deliveries apply to these answers too."""
+        self._mistake, self._spaced = mistakes.MISTAKES[slug], spaced
 
-    @property
-    def max_concurrent(self) -> int:
-        return self.recorder.max_concurrent
+    def mend(self) -> None:
+        """Undo `break_with`."""
+        self._mistake = None
 
-    def wait_for_requests(self, count: int, timeout: float = HANG_LIMIT) -> List[RecordedRequest]:
-        return self.recorder.wait_for_requests(count, timeout)
+    def refusal(self, slug: str) -> Answer:
+        """One such answer with this resource's headers, for a script: to a chat request of somebody
+        unknown."""
+        chat = RecordedRequest(
+            "POST", "/openai/deployments/any/chat/completions?api-version=2024-10-21", [])
+        return mistakes.MISTAKES[slug].answer(self, chat).with_headers(self._headers())
 
     def answer(self, request: RecordedRequest) -> Answer:
         """The usual answer, with the headers that every answer of Azure carries."""
-        return self._answer(request).with_headers([
-            ("apim-request-id", str(uuid.uuid4())),
-            ("x-request-id", str(uuid.uuid4())),
-            ("x-ms-region", self.region),
-        ])
+        broken = self._broken(request)
+        return (broken or self._answer(request)).with_headers(self._headers())
 
     def greeting(self, request: RecordedRequest) -> Union[Answer, str]:
         """For the realtime WebSocket: its refusal or `session.created`."""
+        greeting = self._broken(request) or self._greeting(request)
+        if isinstance(greeting, Answer):
+            return greeting.with_headers(self._headers())
+        return greeting
+
+    def _headers(self) -> Pairs:
+        return [
+            ("apim-request-id", str(uuid.uuid4())),
+            ("x-request-id", str(uuid.uuid4())),
+            ("x-ms-region", self.region),
+            ("strict-transport-security", "max-age=31536000; includeSubDomains; preload"),
+            ("x-content-type-options", "nosniff"),
+        ]
+
+    def _broken(self, request: RecordedRequest) -> Optional[Answer]:
+        if self._mistake is None:
+            return None
+        answer = self._mistake.answer(self, request)
+        return errors.spaced(answer) if self._spaced else answer
+
+    def _greeting(self, request: RecordedRequest) -> Union[Answer, str]:
         found = route(request)
-        refused = refusal(self, request, "realtime")
+        refused = access.refusal(self, request, found)
         if refused is not None:
             return refused
         if found is None or found.operation != "realtime":
@@ -79,8 +104,7 @@ class Resource:
 
     def _answer(self, request: RecordedRequest) -> Answer:
         found = route(request)
-        operation = found.operation if found else "unknown"
-        refused = refusal(self, request, f"deployments/{operation}")
+        refused = access.refusal(self, request, found)
         if refused is not None:
             return refused
         if found is None or found.operation == "realtime":

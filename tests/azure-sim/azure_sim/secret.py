@@ -11,6 +11,7 @@ import re
 CREDENTIAL_HEADERS = frozenset(
     {"authorization", "api-key", "ocp-apim-subscription-key", "x-identity-header", "cookie"}
 )
+CREDENTIAL_FIELDS = frozenset({"client_secret", "client_assertion"})
 _KEY_PARAMETER = re.compile(r"((?:^|[?&])(?:subscription-key|api-key)=)[^&#]*", re.IGNORECASE)
 
 
@@ -19,6 +20,13 @@ class Credential(str):
 
     def __repr__(self) -> str:
         return f"<credential of {len(self)} characters>"
+
+
+class CredentialForm(bytes):
+    """A form with credentials in it; its `repr` shows how long it is and nothing else."""
+
+    def __repr__(self) -> str:
+        return f"<form with credentials, {len(self)} bytes>"
 
 
 class KeyedTarget(str):
@@ -41,3 +49,8 @@ def header_value(name: str, value: str) -> str:
 def target_text(target: str) -> str:
     """The target as recorded: unchanged text, but one with a key in it prints masked."""
     return KeyedTarget(target) if _KEY_PARAMETER.search(target) else target
+
+
+def form_field(name: str, value: str) -> str:
+    """The value of a form's field as recorded: a `Credential` when the field carries one."""
+    return Credential(value) if name in CREDENTIAL_FIELDS else value

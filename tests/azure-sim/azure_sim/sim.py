@@ -1,4 +1,4 @@
-"""Simulated Azure as a whole: one identity endpoint, any number of resources, one thread."""
+"""Simulated Azure as a whole: the identity endpoints, any number of resources, one thread."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Coroutine, Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union
+from typing import (Any, Coroutine, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
+                    Union)
 
 import trustme
 
+from . import clouds
+from .app_service import AppService
+from .endpoint import Endpoint
+from .entra import Entra
 from .identity import Identity
 from .limits import HANG_LIMIT
+from .managed_identity import TENANT
 from .resource import Resource
 from .server import Listener, stop_all
 from .service import Service
@@ -41,14 +47,23 @@ class AzureSim:
                                     deployments={"gpt-4o-2024-11-20": "gpt-4o"})
             ...
             [request] = east.wait_for_requests(1)
+
+    Three endpoints issue tokens, each on a port of its own: `identity` (IMDS), `app_service`, and
+    `entra` over plain HTTP, and over TLS too after `entra_over_tls`. They know nothing of each
+    other's identities.
     """
 
-    def __init__(self, *, identity_port: Union[int, socket.socket] = 0) -> None:
-        """The identity endpoint's port; 0 lets the system choose. A socket from `taken_port` has
-        been kept for it, so that nobody else could take the port in the meantime."""
+    def __init__(self, *, identity_port: Union[int, socket.socket] = 0, app_service_port: int = 0,
+                 entra_port: int = 0) -> None:
+        """The ports of the endpoints; 0 lets the system choose. A socket from `taken_port` has been
+        kept for the identity endpoint, so that nobody else could take the port in the meantime."""
         self.identity = Identity()
+        self.app_service = AppService()
+        self.entra = Entra()
         self.resources: Dict[str, Resource] = {}
-        self._identity_port = identity_port
+        self._ports: List[Tuple[Endpoint, Union[int, socket.socket]]] = [
+            (self.identity, identity_port), (self.app_service, app_service_port),
+            (self.entra, entra_port)]
         self._listeners: List[Listener] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="azure-sim", daemon=True)
@@ -59,14 +74,15 @@ class AzureSim:
     def add_resource(self, name: str, *, host: Union[str, Sequence[str]],
                      deployments: Optional[Mapping[str, str]] = None, region: Optional[str] = None,
                      regional_host: Optional[str] = None, tls: bool = False, port: int = 0,
-                     refuses_connections: bool = False) -> Resource:
+                     tenant: str = TENANT, refuses_connections: bool = False) -> Resource:
         """A resource that listens when this returns. `host` is its custom subdomain, or several;
-        `region` defaults to the name; `regional_host` is the shared endpoint where keys only work.
-        With `refuses_connections` the port is taken and nobody listens on it."""
+        `region` defaults to the name; `regional_host` is the shared endpoint where keys only work;
+        `tenant` is the one whose tokens it takes. With `refuses_connections` the port is taken and
+        nobody listens on it."""
         hosts = [host] if isinstance(host, str) else list(host)
         resource = Resource(
             name, hosts=hosts, deployments=deployments or {}, region=region or name,
-            regional_host=regional_host, tls=tls,
+            regional_host=regional_host, tls=tls, tenant=tenant,
         )
         if refuses_connections:
             resource.port = self._take_port(port)
@@ -75,25 +91,33 @@ class AzureSim:
         self.resources[name] = resource
         return resource
 
+    def entra_over_tls(self, *, port: int = 0) -> int:
+        """Let `entra` listen on one more port, with the certificate of every cloud's authority, or
+        say where it does. Recorded and scripted with the plain one."""
+        if not self.entra.tls_port:
+            names = [cloud.authority for cloud in clouds.CLOUDS]
+            self.entra.tls_port = self._listen(self.entra, port, names)
+        return self.entra.tls_port
+
     @property
     def ca_pem(self) -> Path:
-        """The file with the authority that signs the TLS resources' certificates."""
+        """The file with the authority that signs every certificate here."""
         self._authority()
         assert self._ca_pem is not None
         return self._ca_pem
 
     def reset(self) -> None:
-        """Forget what was recorded and scripted, and every changed setting; keep the resources."""
-        services: List[Union[Identity, Resource]] = [self.identity, *self.resources.values()]
-        for service in services:
-            service.script.clear()
-            service.reset_settings()
-            service.recorder.clear()
+        """Forget what was recorded and scripted, and every changed setting; keep the resources
+        and the applications."""
+        endpoints: List[Endpoint] = [endpoint for endpoint, _ in self._ports]
+        for endpoint in [*endpoints, *self.resources.values()]:
+            endpoint.reset()
 
     def __enter__(self) -> "AzureSim":
         self._thread.start()
         try:
-            self.identity.port = self._listen(self.identity, self._identity_port, None)
+            for endpoint, port in self._ports:
+                endpoint.port = self._listen(endpoint, port, None)
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -1,27 +1,30 @@
-"""Tokens shaped like the ones Entra ID issues: a JWT nobody signed.
+"""Access tokens shaped like the ones Entra ID issues to applications and managed identities.
 
-The claims are those a v1 access token of a managed identity has, plus a unique `jti`, so that two
-tokens are never equal. Only simulated Azure issues and reads them.
+The claims are those of a v1 access token, plus a unique `jti`, so that two tokens are never equal.
+Only simulated Azure issues and reads them.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import math
 import uuid
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Mapping, Optional
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Optional
 
-ISSUER = "https://sts.windows.net/"
+from . import clouds, jwt
+
 _HEADER = {"typ": "JWT", "alg": "none", "kid": "simulated"}
 _SIGNATURE = b"nobody signed this"
+
+# How every token ends: search for it where no token may be.
+MARK = jwt.base64url(_SIGNATURE)
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What a token says. Times are epoch seconds."""
+    """What a token says. Times are epoch seconds. `oid` and `sub` are the principal, `appid` its
+    client id, `xms_mirid` the resource that a managed identity belongs to or is; `appidacr` is how
+    it proved who it is: "1" by a secret, "2" by a certificate or an assertion."""
 
     aud: str
     iss: str
@@ -32,54 +35,37 @@ class Claims:
     nbf: int
     exp: int
     jti: str
+    sub: str = ""
+    idtyp: str = "app"
+    appidacr: str = "2"
+    ver: str = "1.0"
+    xms_mirid: Optional[str] = None
 
 
 def issue(*, audience: str, tenant: str, object_id: str, client_id: str, now: float,
-          lifetime: float) -> str:
-    """A new token for one identity and audience, valid for `lifetime` seconds from `now`."""
+          lifetime: float, resource_id: Optional[str] = None, by_secret: bool = False) -> str:
+    """A new token for one principal and audience, valid for `lifetime` seconds from `now`, of the
+    cloud to which the audience belongs."""
     claims = Claims(
-        aud=audience, iss=f"{ISSUER}{tenant}/", tid=tenant, oid=object_id, appid=client_id,
-        iat=int(now), nbf=int(now), exp=math.ceil(now + lifetime), jti=uuid.uuid4().hex,
+        aud=audience, iss=f"{clouds.of_audience(audience).issuer}{tenant}/", tid=tenant,
+        oid=object_id, sub=object_id, appid=client_id, iat=int(now), nbf=int(now),
+        exp=math.ceil(now + lifetime), jti=uuid.uuid4().hex, appidacr="1" if by_secret else "2",
+        xms_mirid=resource_id,
     )
-    parts = (_json(_HEADER), _json(asdict(claims)), _SIGNATURE)
-    return ".".join(_base64url(part) for part in parts)
+    said = {name: value for name, value in asdict(claims).items() if value is not None}
+    return jwt.encode(_HEADER, said, _SIGNATURE)
 
 
 def decode(token: str) -> Optional[Claims]:
     """The claims, or None when it is no token of ours. Says nothing about audience or expiry."""
-    parts = token.split(".")
-    if len(parts) != 3:
+    found = jwt.decode(token, _HEADER, _SIGNATURE)
+    known = fields(Claims)
+    if found is None or any(one.default is MISSING and one.name not in found for one in known):
         return None
-    try:
-        header, payload, signature = (_unbase64url(part) for part in parts)
-        claims = json.loads(payload)
-    except (ValueError, binascii.Error):
-        return None
-    if header != _json(_HEADER) or signature != _SIGNATURE or not isinstance(claims, dict):
-        return None
-    return _claims(claims)
+    return Claims(**{one.name: found[one.name] for one in known if one.name in found})
 
 
 def bearer(authorization: Optional[str]) -> Optional[str]:
     """The token of an `Authorization: Bearer` header's value."""
     scheme, _, token = (authorization or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
-
-
-def _claims(found: Mapping[str, Any]) -> Optional[Claims]:
-    try:
-        return Claims(**{field.name: found[field.name] for field in fields(Claims)})
-    except KeyError:
-        return None
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
-
-
-def _unbase64url(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

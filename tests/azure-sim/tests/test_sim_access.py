@@ -8,12 +8,14 @@ from typing import Any, Callable, Dict, Optional
 import httpx
 import pytest
 
-from azure_sim import HANG_LIMIT, Access, Answer, AzureSim, Resource, errors
+from azure_sim import (HANG_LIMIT, Access, Answer, AzureSim, ManagedIdentity, Resource, clouds,
+                       errors)
 
 HOST = "contoso-eastus.openai.azure.com"
 REGIONAL = "eastus.api.cognitive.microsoft.com"
 CHAT = "/openai/deployments/gpt-4o-2024-11-20/chat/completions?api-version=2024-10-21"
 V1 = "/openai/v1/chat/completions"
+TENANTS_DIFFER = "Tenant provided in token does not match resource token"
 BODY: Dict[str, Any] = {"messages": []}
 FLAT = {"statusCode": 401, "message": "Unauthorized. Access token is missing, invalid, audience is "
         "incorrect (https://cognitiveservices.azure.com), or have expired."}
@@ -27,6 +29,10 @@ def access(how: Access) -> Callable[[Resource], None]:
     def change(resource: Resource) -> None:
         resource.access = how
     return change
+
+
+def only_somebody_else(resource: Resource) -> None:
+    resource.principals = {"00000000-0000-4000-8000-0000000000ff"}
 
 
 def keys(*allowed: str) -> Callable[[Resource], None]:
@@ -65,9 +71,21 @@ class Row:
     pytest.param(Row(401, "PermissionDenied", "lacks the required data action `Microsoft."
                      "CognitiveServices/accounts/OpenAI/deployments/chat/completions/action`",
                      change=access(Access.ROLE_MISSING)), id="role-missing"),
-    pytest.param(Row(400, "BadRequest", "Tenant provided in token does not match resource token",
+    pytest.param(Row(401, "PermissionDenied", "to perform `POST /openai/deployments/"
+                     "{deployment-id}/chat/completions` operation.", change=only_somebody_else),
+                 id="role-of-somebody-else"),
+    pytest.param(Row(401, "PermissionDenied", "OpenAI/files/write` to perform `POST /openai/v1/"
+                     "files` operation", target="/openai/v1/files", change=only_somebody_else),
+                 id="role-missing-for-files"),
+    pytest.param(Row(400, TENANTS_DIFFER, "does not match resource tenant",
                      change=access(Access.WRONG_TENANT)), id="wrong-tenant"),
-    pytest.param(Row(403, "AccessDenied", "Public access is disabled",
+    pytest.param(Row(400, TENANTS_DIFFER, "Token tenant 11111111-0000-4000-8000-000000000011 does "
+                     "not match resource tenant.", token=lambda sim: sim.identity.token(
+                         identity=ManagedIdentity(tenant="11111111-0000-4000-8000-000000000011"))),
+                 id="token-of-another-tenant"),
+    pytest.param(Row(401, token=lambda sim: sim.identity.token(clouds.CHINA.audiences[0])),
+                 id="audience-of-another-cloud"),
+    pytest.param(Row(403, "403", "Public access is disabled. Please configure private endpoint.",
                      change=access(Access.NETWORK_DENIED)), id="network"),
     pytest.param(Row(403, "AuthenticationTypeDisabled", "Key based authentication is disabled",
                      headers={"api-key": "k"}), id="key-in-a-header"),
