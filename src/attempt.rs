@@ -46,6 +46,8 @@ pub struct BodyPlace {
 /// What an attempt at a backend sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
+    /// With what it is signed in: the position in [`Config::credentials`].
+    pub credential: usize,
     /// Its `:authority`.
     pub authority: String,
     /// Its path and query.
@@ -89,6 +91,7 @@ impl Recipe {
         let target = Target::parse(&self.path)?;
         let rename = self.rename.map(|rename| (rename, deployment));
         Ok(Attempt {
+            credential: placement.backend.credential,
             authority: placement.backend.endpoint.authority().to_owned(),
             path: write_renamed(&target, rename),
             content_length,

@@ -17,6 +17,7 @@
 //! | [`attempt`] | the backend stage: one attempt at one of a pool's backends |
 //! | [`identity`] | the token that the request leaves with |
 //! | [`answer`] | what the caller gets where the way ends early |
+//! | [`diagnosis`] | what a backend's answer tells of a mistake |
 //!
 //! `host` is the edge: it turns Envoy's callbacks into calls of the core and the core's answers into
 //! calls of Envoy. Nothing imports it.
@@ -25,6 +26,7 @@ pub mod answer;
 pub mod attempt;
 pub mod body;
 pub mod config;
+pub mod diagnosis;
 pub mod digest;
 pub mod gateway;
 pub mod head;

@@ -2,6 +2,7 @@
 //! labels, so these names carry them as `.label.value` pairs, for `stats_config.stats_tags` to take out.
 
 use crate::answer::Reason;
+use crate::diagnosis::Diagnosis;
 use crate::health;
 
 /// How a request ended in the gateway stage.
@@ -89,24 +90,30 @@ pub fn requests(outcome: Outcome<'_>) -> String {
     format!("aoai_requests_total.outcome.{outcome}.backend.{backend}")
 }
 
-/// A counter of token fetches.
-pub fn token_fetches(result: FetchResult) -> String {
+/// A counter of answers that told of a mistake.
+pub fn diagnoses(backend: &str, diagnosis: &Diagnosis) -> String {
+    format!("aoai_diagnoses_total.backend.{backend}.diagnosis.{}", diagnosis.slug)
+}
+
+/// A counter of token fetches of an identity.
+pub fn token_fetches(identity: &str, result: FetchResult) -> String {
     let result = match result {
         FetchResult::Success => "success",
         FetchResult::Failed => "failed",
         FetchResult::Refused => "refused",
     };
-    format!("aoai_token_fetches_total.identity.default.result.{result}")
+    format!("aoai_token_fetches_total.identity.{identity}.result.{result}")
 }
 
-/// A gauge: for how many more seconds there is a token.
-pub fn token_remaining_seconds() -> String {
-    "aoai_token_remaining_seconds.identity.default".to_owned()
+/// A gauge: for how many more seconds an identity has a token.
+pub fn token_remaining_seconds(identity: &str) -> String {
+    format!("aoai_token_remaining_seconds.identity.{identity}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnosis::BACKENDS;
 
     #[test]
     fn names_are_what_dashboards_are_built_on() {
@@ -120,17 +127,21 @@ mod tests {
                 "aoai_requests_total.outcome.missing_key.backend.none",
             ),
             (
-                token_fetches(FetchResult::Refused),
+                token_fetches("default", FetchResult::Refused),
                 "aoai_token_fetches_total.identity.default.result.refused",
             ),
             (
                 attempts("eastus", AttemptResult::Throttled),
                 "aoai_attempts_total.backend.eastus.result.throttled",
             ),
+            (
+                diagnoses("eastus", &BACKENDS[0]),
+                "aoai_diagnoses_total.backend.eastus.diagnosis.regional_endpoint",
+            ),
             (retries(), "aoai_retries_total"),
             (cooldowns("eastus"), "aoai_cooldowns_total.backend.eastus"),
             (cooling("eastus"), "aoai_cooling_models.backend.eastus"),
-            (token_remaining_seconds(), "aoai_token_remaining_seconds.identity.default"),
+            (token_remaining_seconds("default"), "aoai_token_remaining_seconds.identity.default"),
         ];
         for (name, expected) in rows {
             assert_eq!(name, expected);

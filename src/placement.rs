@@ -141,6 +141,7 @@ mod tests {
                 endpoint: Endpoint::parse(&format!("https://contoso-{name}.openai.azure.com"))
                     .unwrap(),
                 cluster: format!("aoai_{name}"),
+                credential: 0,
             }),
             deployment: "m".to_owned(),
             priority,

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::credential::Credentials;
 use super::endpoint::Endpoint;
 use super::names::Names;
 use super::node::Node;
 use super::problem::quoted;
 use super::reader::Reader;
-use super::{Backend, Identity};
+use super::{Backend, Cloud};
 use crate::pool;
 
 /// What a backend's `name` has to be. Names are labels of metrics and parts of cluster names, so
 /// they hold nothing that separates there (`.`, `/`, `>`).
-const NAME: &str = "1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends";
+pub(super) const NAME: &str = "1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends";
 
 /// The document's backends, right or wrong, by position and by name.
 pub(super) struct Backends {
@@ -33,21 +34,17 @@ impl Default for Backends {
 pub(super) fn backends(
     reader: &mut Reader,
     node: &Node,
-    identity: Option<&Identity>,
+    credentials: &Credentials,
 ) -> Option<Backends> {
     let Backends { mut all, mut names } = Backends::default();
     let mut clusters = BTreeMap::new();
     reader.items(node, "backend", |reader, index, node| {
-        let backend = backend(reader, node, index, &mut names);
+        let backend = backend(reader, node, index, &mut names, credentials);
         if let Some(backend) = &backend {
-            let other = match identity {
-                Some(Identity::Managed { cluster, .. }) if *cluster == backend.cluster => {
-                    Some("the identity".to_owned())
-                }
-                _ => clusters
-                    .insert(backend.cluster.clone(), index)
-                    .map(|first| format!("backends[{first}]")),
-            };
+            let other = credentials.user_of(&backend.cluster).or_else(|| {
+                let first = clusters.insert(backend.cluster.clone(), index)?;
+                Some(format!("backends[{first}]"))
+            });
             if let Some(other) = other {
                 let cluster = quoted(&backend.cluster);
                 reader.at_field("cluster", |reader| {
@@ -63,8 +60,15 @@ pub(super) fn backends(
     Some(Backends { all, names })
 }
 
-fn backend(reader: &mut Reader, node: &Node, index: usize, names: &mut Names) -> Option<Backend> {
-    let object = reader.object(node, &["name", "endpoint", "cluster", "custom_domain"])?;
+fn backend(
+    reader: &mut Reader,
+    node: &Node,
+    index: usize,
+    names: &mut Names,
+    credentials: &Credentials,
+) -> Option<Backend> {
+    const FIELDS: [&str; 5] = ["name", "endpoint", "cluster", "custom_domain", "identity"];
+    let object = reader.object(node, &FIELDS)?;
     let name = reader.required(object, "name", NAME, |reader, node| {
         if let Some(name) = node.as_str() {
             names.declare(reader, name, index);
@@ -86,12 +90,42 @@ fn backend(reader: &mut Reader, node: &Node, index: usize, names: &mut Names) ->
         },
     );
     let cluster = reader.optional(object, "cluster", cluster);
+    let credential = credentials.position(reader, object);
+    if let (Some(endpoint), Some(credential)) = (&endpoint, credential) {
+        check_cloud(reader, endpoint, credential, credentials);
+    }
     let name = name?;
     let cluster = cluster.unwrap_or_else(|| format!("aoai_{name}"));
-    Some(Backend { name, endpoint: endpoint?, cluster })
+    Some(Backend { name, endpoint: endpoint?, cluster, credential: credential? })
 }
 
-fn is_name(name: &str) -> bool {
+/// A resource takes tokens for its own cloud's audience.
+fn check_cloud(
+    reader: &mut Reader,
+    endpoint: &Endpoint,
+    credential: usize,
+    credentials: &Credentials,
+) {
+    let Some(Some(credential)) = credentials.all.get(credential) else {
+        return;
+    };
+    let (host, audience) = (endpoint.host(), &credential.audience);
+    let clouds = Cloud::of_host(host).zip(Cloud::of_host(audience));
+    if let Some((theirs, ours)) = clouds.filter(|(theirs, ours)| theirs != ours) {
+        let (host, audience) = (quoted(host), quoted(audience));
+        reader.at_field("endpoint", |reader| {
+            reader.problem(format!(
+                "{host} is in {}, and its token is for {audience}, the audience of {}: it would be \
+                 refused with 401; expected cloud: {} for the identity that this backend signs in with",
+                theirs.name(),
+                ours.name(),
+                theirs.word(),
+            ));
+        });
+    }
+}
+
+pub(super) fn is_name(name: &str) -> bool {
     let is_inner = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
     (1..=63).contains(&name.len())
         && name.bytes().all(|byte| is_inner(&byte) || matches!(byte, b'-' | b'_'))

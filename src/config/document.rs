@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::backend::backends;
+use super::credential::credentials;
 use super::failover::failover;
-use super::identity::{audience, identity};
 use super::listener::listener;
 use super::model::models;
 use super::node::Node;
@@ -14,16 +14,15 @@ use super::reader::Reader;
 use super::subscription::{subscriptions, Served};
 use super::{time, Config};
 
-/// Azure's public cloud.
-const DEFAULT_AUDIENCE: &str = "https://cognitiveservices.azure.com";
-
 const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
 
 /// Clients and proxies give up before; a request that waits longer only holds memory.
 const TOKEN_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(5 * 60);
 
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 10] = [
+    "cloud",
     "identity",
+    "identities",
     "audience",
     "token_wait",
     "listener",
@@ -36,15 +35,14 @@ const FIELDS: [&str; 8] = [
 /// Reads a configuration. `None` comes with a problem on record, and so may anything else.
 pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
     let object = reader.object(node, &FIELDS)?;
-    let identity = reader.required(object, "identity", "how the proxy signs in to Azure", identity);
-    let audience = reader.optional(object, "audience", audience);
+    let credentials = credentials(reader, object);
     let token_wait =
         reader.optional(object, "token_wait", |r, node| time::duration(r, node, TOKEN_WAIT));
     let listener = reader.optional(object, "listener", listener);
     let failover = reader.optional(object, "failover", failover);
     let backends = reader
         .required(object, "backends", "the Azure OpenAI resources", |r, node| {
-            backends(r, node, identity.as_ref())
+            backends(r, node, &credentials)
         })
         .unwrap_or_default();
     let models = reader
@@ -61,8 +59,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         by_name.insert(model.name.clone(), model);
     }
     Some(Config {
-        identity: identity?,
-        audience: audience.unwrap_or_else(|| DEFAULT_AUDIENCE.to_owned()),
+        credentials: credentials.all.into_iter().collect::<Option<_>>()?,
         token_wait: token_wait.unwrap_or(DEFAULT_TOKEN_WAIT),
         listener: listener.unwrap_or_default(),
         failover: failover.unwrap_or_default(),

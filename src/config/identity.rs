@@ -1,43 +1,128 @@
-//! Reads how the proxy signs in, and for what.
+//! Reads one way in which the proxy signs in.
 
 use super::node::Node;
 use super::problem::{quoted, shape};
 use super::reader::{Object, Reader};
-use super::{backend, Identity, IdentitySelector};
+use super::{backend, listener, Application, Cloud, Identity, IdentitySelector, Proof};
 
 /// The kinds of identity that the module knows.
-const KINDS: [&str; 1] = ["managed_identity"];
+pub(super) const KINDS: [&str; 4] =
+    ["managed_identity", "app_service", "workload_identity", "client_secret"];
 
 /// What an audience looks like.
 const AUDIENCE: &str = "an https URL such as https://cognitiveservices.azure.com";
 
-/// Reads `identity`: an object with the one kind.
-pub(super) fn identity(reader: &mut Reader, node: &Node) -> Option<Identity> {
-    let kinds = node.as_object().or_else(|| reader.wrong_kind(node, "an object"))?;
-    if kinds.len() != 1 {
-        let (count, known) = (kinds.len(), KINDS.join(" or "));
-        reader.problem(format!("found {count} kinds of identity; expected exactly one: {known}"));
+const CLUSTER: &str = "the Envoy cluster of the endpoint";
+
+/// Reads an identity of one of these kinds, in this cloud.
+pub(super) fn identity(
+    reader: &mut Reader,
+    kind: &str,
+    node: &Node,
+    cloud: Cloud,
+) -> Option<Identity> {
+    match kind {
+        "managed_identity" => managed(reader, node),
+        "app_service" => app_service(reader, node),
+        "workload_identity" => application(reader, node, cloud, &FEDERATED_TOKEN),
+        _ => application(reader, node, cloud, &CLIENT_SECRET),
     }
-    let mut identity = None;
-    for (kind, node) in kinds {
-        identity = reader.at_field(kind, |reader| match kind.as_str() {
-            "managed_identity" => managed(reader, node),
-            _ => {
-                let right = reader.nearest(kind, KINDS.into_iter());
-                reader.problem(format!("unknown kind of identity; {right}"));
-                None
-            }
-        });
-    }
-    identity
 }
 
 fn managed(reader: &mut Reader, node: &Node) -> Option<Identity> {
     let object = reader.object(node, &["cluster", "client_id", "object_id", "resource_id"])?;
-    let cluster =
-        reader.required(object, "cluster", "the Envoy cluster of the endpoint", backend::cluster);
+    let cluster = reader.required(object, "cluster", CLUSTER, backend::cluster);
     let selector = selector(reader, object);
     Some(Identity::Managed { cluster: cluster?, selector: selector? })
+}
+
+fn app_service(reader: &mut Reader, node: &Node) -> Option<Identity> {
+    const FIELDS: [&str; 5] = ["cluster", "endpoint", "client_id", "object_id", "resource_id"];
+    let object = reader.object(node, &FIELDS)?;
+    let cluster = reader.required(object, "cluster", CLUSTER, backend::cluster);
+    // Container Apps have it there; App Service chooses a port at each start.
+    let endpoint = match object.field("endpoint") {
+        Some(_) => reader.optional(object, "endpoint", app_service_endpoint),
+        None => Some(("localhost:42356".to_owned(), "/msi/token".to_owned())),
+    };
+    let selector = selector(reader, object);
+    let (authority, path) = endpoint?;
+    Some(Identity::AppService { cluster: cluster?, authority, path, selector: selector? })
+}
+
+/// The value of `IDENTITY_ENDPOINT`: `http://`, a host on this machine, and a path.
+fn app_service_endpoint(reader: &mut Reader, node: &Node) -> Option<(String, String)> {
+    let text = reader.string(node)?;
+    let rest = text.strip_prefix("http://").unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let is_plain =
+        |part: &str| part.bytes().all(|b| b.is_ascii_graphic() && !b"?#@\"\\".contains(&b));
+    if authority.is_empty() || path.is_empty() || !is_plain(rest) {
+        let found = quoted(text);
+        reader.problem(format!(
+            "found {found}; expected what the platform puts into IDENTITY_ENDPOINT, such as \
+             http://localhost:42356/msi/token"
+        ));
+        return None;
+    }
+    Some((authority.to_owned(), path.to_owned()))
+}
+
+/// How a kind of application proves who it is, in the words of the document.
+struct ProofFields {
+    fields: [&'static str; 6],
+    cluster: &'static str,
+    file: &'static str,
+    expected: &'static str,
+    proof: Proof,
+}
+
+const FEDERATED_TOKEN: ProofFields = ProofFields {
+    fields: ["tenant", "client_id", "cluster", "authority", "token_cluster", "token_file"],
+    cluster: "token_cluster",
+    file: "token_file",
+    expected: "the Envoy cluster of a listener that serves the projected service account token",
+    proof: Proof::FederatedToken,
+};
+
+const CLIENT_SECRET: ProofFields = ProofFields {
+    fields: ["tenant", "client_id", "cluster", "authority", "secret_cluster", "secret_file"],
+    cluster: "secret_cluster",
+    file: "secret_file",
+    expected: "the Envoy cluster of a listener that serves the client secret",
+    proof: Proof::ClientSecret,
+};
+
+fn application(
+    reader: &mut Reader,
+    node: &Node,
+    cloud: Cloud,
+    proof: &ProofFields,
+) -> Option<Identity> {
+    let object = reader.object(node, &proof.fields)?;
+    let tenant =
+        reader.required(object, "tenant", "the tenant's GUID or one of its domains", tenant);
+    let client_id =
+        reader.required(object, "client_id", "the application's client id, a GUID", guid);
+    let cluster =
+        reader.required(object, "cluster", "the Envoy cluster of Entra ID", backend::cluster);
+    let authority = reader.optional(object, "authority", authority);
+    let proof_cluster = reader.required(object, proof.cluster, proof.expected, backend::cluster);
+    let proof_file = reader.optional(object, proof.file, listener::path);
+    if cluster.is_some() && cluster == proof_cluster {
+        reader.at_field(proof.cluster, |reader| {
+            reader.problem("found the cluster of Entra ID again; expected one of its own");
+        });
+    }
+    Some(Identity::Application(Application {
+        cluster: cluster?,
+        authority: authority.unwrap_or_else(|| cloud.authority().to_owned()),
+        tenant: tenant?,
+        client_id: client_id?,
+        proof: proof.proof,
+        proof_cluster: proof_cluster?,
+        proof_file,
+    }))
 }
 
 fn selector(reader: &mut Reader, object: Object<'_>) -> Option<IdentitySelector> {
@@ -62,16 +147,19 @@ fn selector(reader: &mut Reader, object: Object<'_>) -> Option<IdentitySelector>
     })
 }
 
+fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
 /// A GUID in its plain form. A client secret stands near a client id wherever ids are copied from,
 /// so what is not a GUID is not shown.
 fn guid(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = reader.string(node)?;
-    let is_guid = text.len() == 36
-        && text.bytes().enumerate().all(|(index, byte)| match index {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        });
-    if is_guid {
+    if is_guid(text) {
         return Some(text.to_ascii_lowercase());
     }
     let shape = shape(text);
@@ -79,6 +167,42 @@ fn guid(reader: &mut Reader, node: &Node) -> Option<String> {
         "found {shape} that is not a GUID; expected one such as 00000000-0000-0000-0000-000000000000"
     ));
     None
+}
+
+/// A tenant becomes a segment of a path. What is none is not shown, as above.
+fn tenant(reader: &mut Reader, node: &Node) -> Option<String> {
+    let text = reader.string(node)?;
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let is_domain = text.contains('.') && text.len() <= 253 && text.split('.').all(is_part);
+    if is_guid(text) || is_domain {
+        return Some(text.to_ascii_lowercase());
+    }
+    let shape = shape(text);
+    reader.problem(format!(
+        "found {shape} that is no tenant; expected its GUID, or a domain such as \
+         contoso.onmicrosoft.com"
+    ));
+    None
+}
+
+/// Reads `authority`: the host of Entra ID.
+fn authority(reader: &mut Reader, node: &Node) -> Option<String> {
+    let text = reader.string(node)?;
+    let host = text.strip_prefix("https://").map(|host| host.trim_end_matches('/'));
+    let is_host = |host: &&str| {
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b))
+    };
+    let host = host.filter(is_host);
+    if host.is_none() {
+        let found = quoted(text);
+        reader.problem(format!(
+            "found {found}; expected an https URL without a path, such as \
+             https://login.microsoftonline.com"
+        ));
+    }
+    host.map(str::to_ascii_lowercase)
 }
 
 fn resource_id(reader: &mut Reader, node: &Node) -> Option<String> {

@@ -71,13 +71,13 @@ fn tls(reader: &mut Reader, node: &Node) -> Option<TlsFiles> {
 }
 
 /// A path on the proxy's machine. It may be the file's content by mistake: it is never shown.
-fn path(reader: &mut Reader, node: &Node) -> Option<String> {
+pub(super) fn path(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = reader.string(node)?;
     if !text.is_empty() && !text.contains(|c: char| c.is_control()) {
         return Some(text.to_owned());
     }
     let shape = shape(text);
-    reader.problem(format!("found {shape} that is not a path; expected the path of a PEM file"));
+    reader.problem(format!("found {shape} that is not a path; expected the path of a file"));
     None
 }
 

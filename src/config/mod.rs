@@ -5,6 +5,8 @@
 //! [`Config`] in which every name resolves.
 
 mod backend;
+mod cloud;
+mod credential;
 mod document;
 mod endpoint;
 mod failover;
@@ -22,6 +24,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+pub use cloud::Cloud;
 pub use endpoint::{Endpoint, EndpointError};
 pub use node::{Node, NodeError};
 pub use problem::{Problem, Problems};
@@ -37,10 +40,8 @@ use crate::placement::Turns;
 /// A whole, valid configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How the proxy signs in to Azure.
-    pub identity: Identity,
-    /// What tokens are asked for, such as `https://cognitiveservices.azure.com`.
-    pub audience: String,
+    /// With what the proxy signs in to Azure: never empty.
+    pub credentials: Vec<Credential>,
     /// How long a request waits for a token when none is ready.
     pub token_wait: Duration,
     /// Where callers reach the gateway. The module itself has no use for it.
@@ -93,6 +94,17 @@ impl Config {
     }
 }
 
+/// With what the proxy signs in to some of its backends: who it is, and for what it asks a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Its name in the document, in metrics and in logs: `default`, or a name of `identities`.
+    pub name: String,
+    /// Who the proxy is.
+    pub identity: Identity,
+    /// What tokens are asked for, such as `https://cognitiveservices.azure.com`.
+    pub audience: String,
+}
+
 /// How the proxy proves who it is. Exactly one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
@@ -103,6 +115,60 @@ pub enum Identity {
         /// Which of the machine's identities.
         selector: IdentitySelector,
     },
+    /// The managed identity of an App Service, a function app or a container app. Envoy adds the
+    /// header `X-IDENTITY-HEADER` on the way.
+    AppService {
+        /// The Envoy cluster that reaches the endpoint.
+        cluster: String,
+        /// The host and port of the endpoint.
+        authority: String,
+        /// Its path.
+        path: String,
+        /// Which of the app's identities.
+        selector: IdentitySelector,
+    },
+    /// An application of Entra ID that proves who it is by itself.
+    Application(Application),
+}
+
+/// An application of Entra ID (a service principal) and its proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Application {
+    /// The Envoy cluster that reaches Entra ID.
+    pub cluster: String,
+    /// Entra ID's host.
+    pub authority: String,
+    /// The tenant: a GUID, or a domain.
+    pub tenant: String,
+    /// The application's id.
+    pub client_id: String,
+    /// What it proves itself by.
+    pub proof: Proof,
+    /// The Envoy cluster that serves the proof, which Envoy reads from a file.
+    pub proof_cluster: String,
+    /// Where that file is, for the bootstrap that the tool renders.
+    pub proof_file: Option<String>,
+}
+
+/// What an application proves itself by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A token of a service account, which the application has a federated credential for.
+    FederatedToken,
+    /// A client secret.
+    ClientSecret,
+}
+
+impl Identity {
+    /// The Envoy clusters that it needs.
+    pub fn clusters(&self) -> Vec<&str> {
+        match self {
+            Self::Managed { cluster, .. } | Self::AppService { cluster, .. } => vec![cluster],
+            Self::Application(application) => {
+                vec![&application.cluster, &application.proof_cluster]
+            }
+        }
+    }
 }
 
 /// Which managed identity is meant, where a machine has several.
@@ -200,6 +266,8 @@ pub struct Backend {
     pub endpoint: Endpoint,
     /// The Envoy cluster that reaches it.
     pub cluster: String,
+    /// With what the proxy signs in to it: the position in [`Config::credentials`].
+    pub credential: usize,
 }
 
 /// What callers ask for, and who serves it.

@@ -35,6 +35,16 @@ impl Names {
         }
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Whether a name is taken.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.positions.contains_key(name)
+    }
+
     /// The position of the item with a name. An unknown one is a problem, unless the list has no
     /// names at all: then the list is the problem, and is on record.
     pub(super) fn resolve(&self, reader: &mut Reader, name: &str) -> Option<usize> {

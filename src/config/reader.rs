@@ -241,6 +241,11 @@ impl<'n> Object<'n> {
     pub(super) fn field(self, name: &str) -> Option<&'n Node> {
         self.0.iter().find(|(field, _)| field == name).map(|(_, node)| node)
     }
+
+    /// The names of its fields.
+    pub(super) fn names(self) -> impl Iterator<Item = &'n str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
 }
 
 #[cfg(test)]

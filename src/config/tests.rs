@@ -1,5 +1,6 @@
 //! The document as a whole: what it means, and what is said of each mistake.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,7 +16,7 @@ identity:
   managed_identity:
     cluster: azure_identity
     client_id: 3F0C0000-0000-0000-0000-00000000000a
-audience: https://cognitiveservices.azure.us
+audience: https://ai.azure.com
 token_wait: 2m
 listener:
   address: "::"
@@ -85,13 +86,13 @@ fn digest(digit: &str) -> Digest {
 fn a_whole_document_reads() {
     let config = read(WHOLE).unwrap();
     assert_eq!(
-        config.identity,
+        config.credentials[0].identity,
         Identity::Managed {
             cluster: "azure_identity".into(),
             selector: IdentitySelector::ClientId("3f0c0000-0000-0000-0000-00000000000a".into()),
         }
     );
-    assert_eq!(config.audience, "https://cognitiveservices.azure.us");
+    assert_eq!(config.credentials[0].audience, "https://ai.azure.com");
     assert_eq!(config.token_wait, Duration::from_secs(120));
     let tls = TlsFiles { certificate: "/etc/tls/tls.crt".into(), key: "/etc/tls/tls.key".into() };
     assert_eq!(
@@ -118,6 +119,7 @@ fn a_whole_document_reads() {
             name: name.into(),
             endpoint: Endpoint::parse_custom_domain(endpoint).unwrap(),
             cluster: cluster.into(),
+            credential: 0,
         })
     };
     let spare = backend("spare", "https://contoso-spare.openai.azure.com", "aoai_spare");
@@ -182,11 +184,10 @@ fn a_whole_document_reads() {
 #[test]
 fn what_is_left_out_has_its_default() {
     let config = read(LEAST).unwrap();
-    assert_eq!(
-        config.identity,
-        Identity::Managed { cluster: "imds".into(), selector: IdentitySelector::SystemAssigned }
-    );
-    assert_eq!(config.audience, "https://cognitiveservices.azure.com");
+    let identity =
+        Identity::Managed { cluster: "imds".into(), selector: IdentitySelector::SystemAssigned };
+    let audience = "https://cognitiveservices.azure.com".into();
+    assert_eq!(config.credentials, [Credential { name: "default".into(), identity, audience }]);
     assert_eq!(config.token_wait, Duration::from_secs(5));
     assert_eq!(
         config.listener,
@@ -263,7 +264,7 @@ fn every_form_of_identity_reads() {
         let config =
             read(&LEAST.replace("cluster: imds", &format!("cluster: imds, {field}"))).unwrap();
         let expected = Identity::Managed { cluster: "imds".into(), selector: expected };
-        assert_eq!(config.identity, expected, "{field}");
+        assert_eq!(config.credentials[0].identity, expected, "{field}");
     }
 }
 
@@ -280,10 +281,10 @@ fn assert_says(rows: &[(&str, &str, &str, &str)]) {
 fn mistakes_of_form_are_told() {
     assert_says(&[
         ("unknown field near another", "audience:", "audiance:", r#"audiance: unknown field; did you mean "audience"?"#),
-        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected identity, audience, token_wait, listener, failover, subscriptions, backends or models"),
-        ("unknown field within", "custom_domain: false", "port: 443", "backends[1].port: unknown field; expected name, endpoint, cluster or custom_domain"),
+        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, subscriptions, backends or models"),
+        ("unknown field within", "custom_domain: false", "port: 443", "backends[1].port: unknown field; expected name, endpoint, cluster, custom_domain or identity"),
         ("unknown field of a placement", "weight: 3", "wieght: 3", r#"models[0].backends[1].wieght: unknown field; did you mean "weight"?"#),
-        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected identity, audience, token_wait, listener, failover, subscriptions, backends or models"),
+        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, subscriptions, backends or models"),
         ("merge key", "state: active", "<<: {state: active}", r#"subscriptions[1]["<<"]: unknown field; expected id, keys, models, operations, state, not_before or expires_at"#),
         ("duplicate field", "state: active", "state: active\n  state: active", "subscriptions[1].state: given twice; keep one"),
         ("field three times", "token_wait: 2m", "token_wait: 2m\ntoken_wait: 3m\ntoken_wait: 4m", "token_wait: given twice; keep one\ntoken_wait: given twice; keep one"),
@@ -352,12 +353,16 @@ fn mistakes_of_the_identity_are_told() {
     const GUID: &str =
         "that is not a GUID; expected one such as 00000000-0000-0000-0000-000000000000";
     assert_says(&[
-        ("no kind", IDENTITY, "{}", "identity: found 0 kinds of identity; expected exactly one: managed_identity"),
-        ("unknown kind", IDENTITY, "workload_identity: {cluster: entra}", "identity.workload_identity: unknown kind of identity; expected managed_identity"),
-        ("secret kind", IDENTITY, "client_secret: 5ecre7", "identity.client_secret: unknown kind of identity; expected managed_identity"),
-        ("mistyped kind", "managed_identity:", "managed_idenity:", r#"identity.managed_idenity: unknown kind of identity; did you mean "managed_identity"?"#),
-        ("two kinds", "  managed_identity:", "  app_service: {}\n  managed_identity:", "identity: found 2 kinds of identity; expected exactly one: managed_identity\nidentity.app_service: unknown kind of identity; expected managed_identity"),
-        ("one kind twice", "  managed_identity:", "  managed_identity: {cluster: a}\n  managed_identity:", "identity: found 2 kinds of identity; expected exactly one: managed_identity"),
+        ("no kind", IDENTITY, "{}", "identity: found 0 kinds of identity; expected exactly one of: managed_identity, app_service, workload_identity, client_secret"),
+        ("unknown kind", IDENTITY, "api_key: 5ecre7", "identity.api_key: unknown field; expected managed_identity, app_service, workload_identity, client_secret, cloud or audience"),
+        ("secret kind", IDENTITY, "client_secret: 5ecre7", "identity.client_secret: found a string; expected an object"),
+        ("mistyped kind", "managed_identity:", "managed_idenity:", r#"identity.managed_idenity: unknown field; did you mean "managed_identity"?"#),
+        ("two kinds", "  managed_identity:", "  app_service: {}\n  managed_identity:", "identity: found 2 kinds of identity; expected exactly one of: managed_identity, app_service, workload_identity, client_secret"),
+        ("one kind twice",
+            "  managed_identity:",
+            "  managed_identity: {cluster: a}\n  managed_identity:",
+            "identity.managed_identity: given twice; keep one",
+        ),
         ("no object", IDENTITY, "managed_identity", "identity: found a string; expected an object"),
         ("no cluster", "    cluster: azure_identity\n", "", "identity.managed_identity.cluster: missing; expected the Envoy cluster of the endpoint"),
         ("empty cluster", "cluster: azure_identity", "cluster: ''", "identity.managed_identity.cluster: found \"\"; expected the name of an Envoy cluster, without spaces, and not one of the pools' (aoai/…)"),
@@ -381,9 +386,148 @@ fn mistakes_of_the_identity_are_told() {
     ]);
 }
 
+/// The least document with other identities, and a backend of its own for each of these names.
+fn with_identities(identities: &str, backends: &[(&str, &str)]) -> String {
+    let backends = backends.iter().enumerate().map(|(index, (host, identity))| {
+        let identity =
+            if identity.is_empty() { String::new() } else { format!(", identity: {identity}") };
+        format!("- {{name: b{index}, endpoint: \"https://{host}\"{identity}}}\n")
+    });
+    let backends: String = backends.collect();
+    let digest = "1".repeat(64);
+    format!(
+        "{identities}\nbackends:\n{backends}models: [{{name: m, backends: [{{backend: b0}}]}}]\n\
+         subscriptions: [{{id: s, keys: [\"sha256:{digest}\"], models: [m]}}]\n"
+    )
+}
+
+#[test]
+fn every_kind_of_identity_reads() {
+    const GUID: &str = "00000000-0000-0000-0000-00000000000f";
+    let app_service = |authority: &str, path: &str, selector| Identity::AppService {
+        cluster: "c".into(),
+        authority: authority.into(),
+        path: path.into(),
+        selector,
+    };
+    let application = |authority: &str, tenant: &str, proof, file: Option<&str>| {
+        Identity::Application(Application {
+            cluster: "c".into(),
+            authority: authority.into(),
+            tenant: tenant.into(),
+            client_id: GUID.into(),
+            proof,
+            proof_cluster: "p".into(),
+            proof_file: file.map(str::to_owned),
+        })
+    };
+    let selected = IdentitySelector::ClientId(GUID.into());
+    for (text, expected) in [
+        (
+            "app_service: {cluster: c}".to_owned(),
+            app_service("localhost:42356", "/msi/token", IdentitySelector::SystemAssigned),
+        ),
+        (
+            format!("app_service: {{cluster: c, endpoint: 'http://172.16.0.5:8081/msi/token/', client_id: {GUID}}}"),
+            app_service("172.16.0.5:8081", "/msi/token/", selected),
+        ),
+        (
+            format!("workload_identity: {{tenant: {GUID}, client_id: {GUID}, cluster: c, token_cluster: p}}"),
+            application("login.microsoftonline.com", GUID, Proof::FederatedToken, None),
+        ),
+        (
+            format!("workload_identity: {{tenant: Contoso.onmicrosoft.com, client_id: {GUID}, cluster: c, token_cluster: p, token_file: /t}}\n  cloud: us_government"),
+            application("login.microsoftonline.us", "contoso.onmicrosoft.com", Proof::FederatedToken, Some("/t")),
+        ),
+        (
+            format!("client_secret: {{tenant: {GUID}, client_id: {GUID}, cluster: c, secret_cluster: p, secret_file: /s, authority: 'https://login.example.com:8443/'}}\n  cloud: china"),
+            application("login.example.com:8443", GUID, Proof::ClientSecret, Some("/s")),
+        ),
+    ] {
+        let end = if text.contains("us_gov") { "us" } else if text.contains("china") { "cn" } else { "com" };
+        let document =
+            with_identities(&format!("identity:\n  {text}"), &[(&format!("contoso.openai.azure.{end}"), "")]);
+        let config = read(&document).unwrap_or_else(|problems| panic!("{text}: {problems}"));
+        assert_eq!(config.credentials[0].identity, expected, "{text}");
+        assert_eq!(config.credentials[0].audience, format!("https://cognitiveservices.azure.{end}"));
+    }
+}
+
+#[test]
+fn backends_sign_in_with_the_identity_that_they_name() {
+    let identities = "cloud: china\n\
+        identity: {managed_identity: {cluster: imds}}\n\
+        identities:\n  gov: {cloud: us_government, managed_identity: {cluster: gov}}\n  \
+        foundry: {audience: 'https://ai.azure.cn', managed_identity: {cluster: imds}}";
+    let backends = [
+        ("contoso-a.openai.azure.cn", ""),
+        ("contoso-b.openai.azure.us", "gov"),
+        ("contoso-c.openai.azure.cn", "foundry"),
+        ("contoso-d.openai.azure.cn", "default"),
+    ];
+    let config = read(&with_identities(identities, &backends)).unwrap();
+    let signs_in = config.backends.iter().map(|backend| {
+        let credential = &config.credentials[backend.credential];
+        (credential.name.as_str(), credential.audience.as_str())
+    });
+    assert_eq!(
+        signs_in.collect::<Vec<_>>(),
+        [
+            ("default", "https://cognitiveservices.azure.cn"),
+            ("gov", "https://cognitiveservices.azure.us"),
+            ("foundry", "https://ai.azure.cn"),
+            ("default", "https://cognitiveservices.azure.cn"),
+        ]
+    );
+    let slots: BTreeSet<_> = config.credentials.iter().map(Credential::slot).collect();
+    assert_eq!(slots.len(), 3, "a token for each identity and audience");
+}
+
+#[test]
+fn mistakes_of_identities_are_told() {
+    const IMDS: &str = "{managed_identity: {cluster: imds}}";
+    const COM: &str = "contoso.openai.azure.com";
+    let default = format!("identity: {IMDS}");
+    let wi = |more: &str| {
+        format!(
+            "identity: {{workload_identity: {{tenant: contoso.com, client_id: \
+             00000000-0000-0000-0000-00000000000f, cluster: c, token_cluster: p{more}}}}}"
+        )
+    };
+    let wrong_tenant = wi("").replace("contoso.com", "s3cr3t~value");
+    let rows: &[(&str, String, (&str, &str), &str)] = &[
+        ("no identity", String::new(), (COM, ""), "identity: missing; expected how the proxy signs in to Azure"),
+        ("unknown identity", format!("{default}\nidentities: {{gov: {IMDS}}}"), (COM, "guv"), r#"backends[0].identity: "guv" is not one of the document's identities; did you mean "gov"?"#),
+        ("identity of none", default.clone(), (COM, "gov"), r#"backends[0].identity: found "gov", but the document has no identities"#),
+        ("no default", format!("identities: {{gov: {IMDS}}}"), (COM, ""), "backends[0].identity: missing; expected the name of one of the document's identities, because there is no default one (the field identity)"),
+        ("taken name", format!("{default}\nidentities: {{default: {IMDS}}}"), (COM, ""), "identities.default: found the name of the field identity; expected another one"),
+        ("name of another form", format!("{default}\nidentities: {{Gov: {IMDS}}}"), (COM, ""), "identities.Gov: found this name; expected 1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends"),
+        ("none at all", format!("{default}\nidentities: {{}}"), (COM, ""), "identities: found no identity; expected at least one, by its name"),
+        ("no object", format!("{default}\nidentities: [gov]"), (COM, ""), "identities: found a list; expected an object"),
+        ("unknown cloud", format!("cloud: gov\n{default}"), (COM, ""), r#"cloud: found "gov"; expected public, us_government or china"#),
+        ("endpoint of another cloud", default.clone(), ("contoso.openai.azure.us", ""), r#"backends[0].endpoint: "contoso.openai.azure.us" is in Azure Government, and its token is for "https://cognitiveservices.azure.com", the audience of Azure's public cloud: it would be refused with 401; expected cloud: us_government for the identity that this backend signs in with"#),
+        ("public endpoint of another cloud's identity", format!("{default}\nidentities: {{cn: {{cloud: china, managed_identity: {{cluster: i}}}}}}"), (COM, "cn"), r#"backends[0].endpoint: "contoso.openai.azure.com" is in Azure's public cloud, and its token is for "https://cognitiveservices.azure.cn", the audience of Azure in China: it would be refused with 401; expected cloud: public for the identity that this backend signs in with"#),
+        ("authority of another cloud", wi(", authority: 'https://login.microsoftonline.us'"), (COM, ""), r#"identity: "login.microsoftonline.us" gives tokens for Azure Government, and the audience "https://cognitiveservices.azure.com" belongs to Azure's public cloud; expected both of one cloud: cloud: us_government or cloud: public sets both"#),
+        ("authority with a path", wi(", authority: 'https://login.microsoftonline.com/common'"), (COM, ""), r#"identity.workload_identity.authority: found "https://login.microsoftonline.com/common"; expected an https URL without a path, such as https://login.microsoftonline.com"#),
+        ("authority without TLS", wi(", authority: 'http://localhost'"), (COM, ""), r#"identity.workload_identity.authority: found "http://localhost"; expected an https URL without a path, such as https://login.microsoftonline.com"#),
+        ("one cluster for both", wi("").replace("token_cluster: p", "token_cluster: c"), (COM, ""), "identity.workload_identity.token_cluster: found the cluster of Entra ID again; expected one of its own"),
+        ("a secret for a tenant", wrong_tenant, (COM, ""), "identity.workload_identity.tenant: found a string of 12 characters that is no tenant; expected its GUID, or a domain such as contoso.onmicrosoft.com"),
+        ("no token cluster", wi("").replace(", token_cluster: p", ""), (COM, ""), "identity.workload_identity.token_cluster: missing; expected the Envoy cluster of a listener that serves the projected service account token"),
+        ("a secret in the document", wi("").replace("workload_identity", "client_secret").replace("token_cluster: p", "secret: s3cr3t"), (COM, ""), "identity.client_secret.secret: unknown field; expected tenant, client_id, cluster, authority, secret_cluster or secret_file\nidentity.client_secret.secret_cluster: missing; expected the Envoy cluster of a listener that serves the client secret"),
+        ("App Service without http", "identity: {app_service: {cluster: c, endpoint: 'https://x/msi'}}".to_owned(), (COM, ""), r#"identity.app_service.endpoint: found "https://x/msi"; expected what the platform puts into IDENTITY_ENDPOINT, such as http://localhost:42356/msi/token"#),
+        ("App Service without a path", "identity: {app_service: {cluster: c, endpoint: 'http://x'}}".to_owned(), (COM, ""), r#"identity.app_service.endpoint: found "http://x"; expected what the platform puts into IDENTITY_ENDPOINT, such as http://localhost:42356/msi/token"#),
+        ("a backend at the proof", wi("").replace("token_cluster: p", "token_cluster: aoai_b0"), (COM, ""), "backends[0].cluster: \"aoai_b0\" is also the cluster of the identity; expected one of its own, because a cluster reaches one resource"),
+        ("a backend at a named identity", format!("{default}\nidentities: {{gov: {{managed_identity: {{cluster: aoai_b0}}}}}}"), (COM, ""), "backends[0].cluster: \"aoai_b0\" is also the cluster of identities.gov; expected one of its own, because a cluster reaches one resource"),
+    ];
+    for (name, identities, backend, expected) in rows {
+        let problems = read(&with_identities(identities, &[*backend])).expect_err(name);
+        assert_eq!(problems, *expected, "{name}");
+    }
+}
+
 #[test]
 fn mistakes_of_audience_and_wait_are_told() {
-    const AUDIENCE: &str = "audience: https://cognitiveservices.azure.us";
+    const AUDIENCE: &str = "audience: https://ai.azure.com";
     const UNIT: &str = "expected one whole number and its unit, such as 500ms, 5s or 2m";
     const URL: &str = "expected an https URL such as https://cognitiveservices.azure.com";
     assert_says(&[
@@ -413,7 +557,7 @@ fn mistakes_of_the_listener_are_told() {
     const ADDRESS: &str = "expected an IP address: 127.0.0.1 for this machine alone, 0.0.0.0 or \"::\" for all of its addresses";
     const SIZE: &str = "expected a size from 64KiB to 1024MiB, such as 10MiB";
     const KEY: &str = ", key: /etc/tls/tls.key";
-    const PATH: &str = "that is not a path; expected the path of a PEM file";
+    const PATH: &str = "that is not a path; expected the path of a file";
     assert_says(&[
         ("host name", "address: \"::\"", "address: localhost", &format!(r#"listener.address: found "localhost"; {ADDRESS}"#)),
         ("address and port", "address: \"::\"", "address: '0.0.0.0:80'", &format!(r#"listener.address: found "0.0.0.0:80"; {ADDRESS}"#)),

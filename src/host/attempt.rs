@@ -10,6 +10,7 @@ use proxy_wasm::types::{Action, MapType};
 use super::health;
 use super::metrics::Metrics;
 use super::stream::{self, State};
+use super::tokens::{Bearer, Tokens};
 use super::worker::{now, set_header};
 use crate::answer::{Answer, Reason};
 use crate::attempt::{self, Pass, Recipe, Splicer};
@@ -25,8 +26,26 @@ pub(super) const RETRY: &str = "x-aoai-retry";
 
 /// What all attempts of a worker share.
 pub(super) struct Backends {
-    pub(super) config: Config,
-    pub(super) metrics: Metrics,
+    config: Config,
+    metrics: Metrics,
+    /// By the credential's position; none where there is one credential only, whose token the gateway
+    /// stage has put into the request.
+    tokens: Vec<Tokens>,
+}
+
+impl Backends {
+    pub(super) fn new(config: Config) -> Self {
+        let tokens = if config.credentials.len() > 1 { Tokens::of(&config) } else { Vec::new() };
+        Self { metrics: Metrics::define(&config), tokens, config }
+    }
+
+    /// What an attempt is signed in with, if it is not what the gateway stage has put there.
+    fn bearer(&self, credential: usize, now: SystemTime) -> Result<Option<Rc<Bearer>>, Answer> {
+        let Some(tokens) = self.tokens.get(credential) else {
+            return Ok(None);
+        };
+        tokens.newest(now)
+    }
 }
 
 /// An attempt's context.
@@ -70,10 +89,14 @@ impl Attempt {
             before = since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default();
         }
         let attempt = recipe.attempt(&shared.config, &backend, stream::attempts(), before)?;
+        let bearer = shared.bearer(attempt.credential, now)?;
         State::Tried(backend.clone(), None).write();
 
         set_header(":authority", attempt.authority.as_bytes());
         set_header(":path", &attempt.path);
+        if let Some(bearer) = bearer {
+            set_header("authorization", bearer.value.as_bytes());
+        }
         if let Some(length) = attempt.content_length {
             set_header("content-length", length.to_string().as_bytes());
         }

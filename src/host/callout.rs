@@ -13,7 +13,8 @@ const LONGEST_BODY: usize = 64 * 1024;
 /// Sends a request; its answer comes to the context that is current now, with this number.
 pub(super) fn send(request: &Request, timeout: Duration) -> Result<u32, Reply> {
     let headers = request.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    match hostcalls::dispatch_http_call(&request.cluster, headers, None, Vec::new(), timeout) {
+    let body = request.body.as_ref().map(|body| body.expose().as_bytes());
+    match hostcalls::dispatch_http_call(&request.cluster, headers, body, Vec::new(), timeout) {
         Ok(callout) => Ok(callout),
         Err(Status::BadArgument) => {
             Err(Reply::Nothing("Envoy has no cluster of the identity's name"))

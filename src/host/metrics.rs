@@ -12,8 +12,9 @@ use crate::metrics::{self, AttemptResult, FetchResult, Outcome};
 pub(super) struct Metrics {
     forwarded: Vec<(String, u32)>,
     answered: Vec<(Reason, u32)>,
-    fetches: Vec<(FetchResult, u32)>,
-    remaining_seconds: Option<u32>,
+    /// By the credential's position.
+    fetches: Vec<((usize, FetchResult), u32)>,
+    remaining_seconds: Vec<(usize, u32)>,
     attempts: Vec<((String, AttemptResult), u32)>,
     cooldowns: Vec<(String, u32)>,
     cooling: Vec<(String, u32)>,
@@ -23,6 +24,7 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn define(config: &Config) -> Self {
         let backends = || config.backends.iter().map(|backend| backend.name.as_str());
+        let credentials = || config.credentials.iter().map(|one| one.name.as_str()).enumerate();
         let each = |define: &dyn Fn(&str) -> Option<u32>| {
             backends().filter_map(|name| Some((name.to_owned(), define(name)?))).collect()
         };
@@ -46,15 +48,19 @@ impl Metrics {
                     Some((reason, counter(&metrics::requests(Outcome::Answered(reason)))?))
                 })
                 .collect(),
-            fetches: FetchResult::ALL
-                .into_iter()
-                .filter_map(|result| Some((result, counter(&metrics::token_fetches(result))?)))
+            fetches: credentials()
+                .flat_map(|one| FetchResult::ALL.map(|result| (one, result)))
+                .filter_map(|((position, name), result)| {
+                    Some(((position, result), counter(&metrics::token_fetches(name, result))?))
+                })
                 .collect(),
-            remaining_seconds: hostcalls::define_metric(
-                MetricType::Gauge,
-                &metrics::token_remaining_seconds(),
-            )
-            .ok(),
+            remaining_seconds: credentials()
+                .filter_map(|(position, name)| {
+                    let name = metrics::token_remaining_seconds(name);
+                    let id = hostcalls::define_metric(MetricType::Gauge, &name).ok()?;
+                    Some((position, id))
+                })
+                .collect(),
         }
     }
 
@@ -66,8 +72,8 @@ impl Metrics {
         increment(find(&self.answered, reason));
     }
 
-    pub(super) fn count_fetch(&self, result: FetchResult) {
-        increment(find(&self.fetches, result));
+    pub(super) fn count_fetch(&self, credential: usize, result: FetchResult) {
+        increment(find(&self.fetches, (credential, result)));
     }
 
     pub(super) fn count_attempt(&self, backend: &str, outcome: health::Outcome) {
@@ -93,8 +99,8 @@ impl Metrics {
         }
     }
 
-    pub(super) fn set_remaining_seconds(&self, seconds: u64) {
-        if let Some(id) = self.remaining_seconds {
+    pub(super) fn set_remaining_seconds(&self, credential: usize, seconds: u64) {
+        if let Some(id) = find(&self.remaining_seconds, credential) {
             let _ = hostcalls::record_metric(id, seconds);
         }
     }

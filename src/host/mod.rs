@@ -9,9 +9,11 @@
 
 mod attempt;
 mod callout;
+mod diagnosis;
 mod health;
 mod metrics;
 mod root;
+mod shared;
 mod stream;
 mod tokens;
 mod waiting;

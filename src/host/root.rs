@@ -9,8 +9,8 @@ use proxy_wasm::types::{BufferType, ContextType, LogLevel};
 
 use super::attempt::{Attempt, Backends};
 use super::callout;
+use super::diagnosis;
 use super::health;
-use super::metrics::Metrics;
 use super::stream::Stream;
 use super::worker::{now, Worker};
 use crate::config::Config;
@@ -40,10 +40,7 @@ impl Root {
         let config = || Config::from_plugin(&document).map_err(|problems| problems.to_string());
         match root_id.as_deref() {
             Some(b"gateway") => Ok(Stage::Gateway(Rc::new(Worker::new(self.id, config()?)))),
-            Some(b"backend") => {
-                let config = config()?;
-                Ok(Stage::Backend(Rc::new(Backends { metrics: Metrics::define(&config), config })))
-            }
+            Some(b"backend") => Ok(Stage::Backend(Rc::new(Backends::new(config()?)))),
             _ => Err("root_id: found another one; expected \"gateway\" or \"backend\"".to_owned()),
         }
     }
@@ -59,7 +56,8 @@ impl Root {
 impl Context for Root {
     fn on_done(&mut self) -> bool {
         if let Some(worker) = self.worker() {
-            worker.tokens.release(now());
+            let now = now();
+            worker.tokens.iter().for_each(|tokens| tokens.release(now));
         }
         true
     }
@@ -70,7 +68,7 @@ impl Context for Root {
         };
         let reply = callout::receive(headers, body);
         let now = now();
-        worker.tokens.settle(callout, &reply, now, &worker.metrics);
+        let _ = worker.tokens.iter().any(|one| one.settle(callout, &reply, now, &worker.metrics));
         worker.waiting.serve(worker, now);
         worker.tick_within(worker.waiting.poll().unwrap_or_default());
     }
@@ -88,6 +86,7 @@ impl RootContext for Root {
                         worker.config.models.len(),
                         worker.config.backends.len(),
                     );
+                    diagnosis::prepare(&worker.config);
                     // Callouts are not allowed from here; the first tick makes the first fetch.
                     worker.tick_within(Default::default());
                 }
@@ -107,7 +106,7 @@ impl RootContext for Root {
             return;
         };
         let now = now();
-        let due = worker.tokens.tick(now, &worker.metrics);
+        let due = worker.tick(now);
         worker.waiting.serve(worker, now);
         let poll = worker.waiting.poll().map_or(due, |wait| due.min(now + wait));
         worker.tick_at(poll, now);

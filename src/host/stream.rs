@@ -9,6 +9,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 
+use super::diagnosis::{Held, Look, LONGEST_HOLD};
 use super::worker::{now, Worker};
 use crate::answer::Answer;
 use crate::config::Backend;
@@ -48,7 +49,13 @@ pub(super) enum Stage {
         deadline: SystemTime,
     },
     /// It has gone on: to this backend, or to a pool for this model.
-    Forwarded { backend: Arc<Backend>, pooled: Option<String>, watch: Option<Watch> },
+    Forwarded {
+        backend: Arc<Backend>,
+        pooled: Option<String>,
+        watch: Option<Watch>,
+        /// Its answer, while that is looked into.
+        held: Option<Held>,
+    },
     /// The filter has answered it: nothing more happens.
     Answered,
 }
@@ -108,11 +115,11 @@ impl Stream {
                     Err(answer) => self.answer(worker, &answer),
                 }
             }
-            Stage::Forwarded { backend, pooled, mut watch } => {
+            Stage::Forwarded { backend, pooled, mut watch, held } => {
                 let read = watch.as_mut().map(|watch| watch.read(&body(0, size), ended));
                 match read.unwrap_or(Ok(())) {
                     Ok(()) => {
-                        self.stage.replace(Stage::Forwarded { backend, pooled, watch });
+                        self.stage.replace(Stage::Forwarded { backend, pooled, watch, held });
                         Action::Continue
                     }
                     Err(answer) => self.answer(worker, &answer),
@@ -133,7 +140,7 @@ impl Stream {
         now: SystemTime,
     ) -> Action {
         let deadline = now + worker.config.token_wait;
-        match worker.tokens.admit(now, deadline) {
+        match worker.admit(&dispatch.backend, now, deadline) {
             Ok(Some(bearer)) => {
                 worker.forward(&dispatch, &bearer, now);
                 self.stage.replace(Stage::forwarded(dispatch, watch));
@@ -151,16 +158,34 @@ impl Stream {
     /// Has the root look after this stream, the first time after so long.
     fn wait(&self, worker: &Worker, first: Duration) {
         worker.waiting.enter(self.id, &self.stage);
-        if hostcalls::set_effective_context(worker.root).is_ok() {
-            worker.tick_within(first);
-        }
-        let _ = hostcalls::set_effective_context(self.id);
+        worker.tick_from(self.id, first);
     }
 
     fn answer(&self, worker: &Worker, answer: &Answer) -> Action {
         self.stage.replace(Stage::Answered);
         worker.answer(answer);
         Action::Pause
+    }
+
+    /// Looks into an answer's body, of which `size` bytes are there to see.
+    fn look(&self, size: Option<usize>, ended: bool) -> Action {
+        let held = match &mut *self.stage.borrow_mut() {
+            Stage::Forwarded { held, .. } => held.take(),
+            _ => None,
+        };
+        let (Some(worker), Some(mut looking)) = (&self.worker, held) else {
+            return Action::Continue;
+        };
+        let look = looking.read(worker, self.id, size, ended, now());
+        if let (Stage::Forwarded { held, .. }, false) =
+            (&mut *self.stage.borrow_mut(), matches!(look, Look::Done))
+        {
+            *held = Some(looking);
+        }
+        match look {
+            Look::Hold => Action::Pause,
+            Look::Pass | Look::Done => Action::Continue,
+        }
     }
 
     /// There is no configuration to decide by. Envoy refuses to use a filter whose configuration was
@@ -205,17 +230,37 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
-        let mut stage = self.stage.borrow_mut();
-        match (&self.worker, &*stage) {
-            (Some(worker), Stage::Forwarded { backend, pooled, .. }) => match pooled {
-                None => set_response_header("x-aoai-backend", &backend.name),
-                Some(model) => worker.report(model),
-            },
-            // Envoy has answered a request that was still waiting, and so it waits no longer.
-            _ => *stage = Stage::Answered,
+    fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
+        // Envoy may have answered a request that was still waiting, and then it waits no longer.
+        let stage = self.stage.replace(Stage::Answered);
+        let (Some(worker), Stage::Forwarded { backend, pooled, watch, .. }) = (&self.worker, stage)
+        else {
+            return Action::Continue;
+        };
+        let answered = match &pooled {
+            None => {
+                set_response_header("x-aoai-backend", &backend.name);
+                Some(backend.name.clone())
+            }
+            Some(model) => worker.report(model),
+        };
+        let held = answered.filter(|_| !end_of_stream);
+        let held = held.and_then(|backend| Held::of(&backend, worker, now()));
+        let is_held = held.as_ref().is_some_and(|held| held.until.is_some());
+        self.stage.replace(Stage::Forwarded { backend, pooled, watch, held });
+        if is_held {
+            self.wait(worker, LONGEST_HOLD);
+            return Action::Pause;
         }
         Action::Continue
+    }
+
+    fn on_http_response_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
+        self.look(Some(body_size), end_of_stream)
+    }
+
+    fn on_http_response_trailers(&mut self, _: usize) -> Action {
+        self.look(None, true)
     }
 }
 
@@ -230,7 +275,7 @@ impl Drop for Stream {
 impl Stage {
     pub(super) fn forwarded(dispatch: Dispatch, watch: Option<Watch>) -> Self {
         let pooled = dispatch.recipe.map(|recipe| recipe.model);
-        Self::Forwarded { backend: dispatch.backend, pooled, watch }
+        Self::Forwarded { backend: dispatch.backend, pooled, watch, held: None }
     }
 }
 

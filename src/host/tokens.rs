@@ -1,20 +1,21 @@
-//! This worker's view of the token that all workers share.
+//! This worker's view of a token that all workers share.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use log::{error, info, warn};
-use proxy_wasm::hostcalls;
+use log::{info, log, Level};
 
 use super::callout;
 use super::metrics::Metrics;
+use super::shared;
 use super::worker::dice;
 use crate::answer::Answer;
-use crate::config::{Config, Identity};
+use crate::config::{Config, Credential};
+use crate::diagnosis::{Diagnosis, Said};
 use crate::identity::cache::{Readiness, Slot};
 use crate::identity::token::Token;
-use crate::identity::{fetch_timeout, Failure, Reply};
+use crate::identity::{fetch_timeout, Failure, Progress, Reply, Request, Step};
 use crate::metrics::FetchResult;
 
 /// A claim outlives the fetch by this, so that its end is seen before somebody else starts.
@@ -22,13 +23,6 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(1);
 
 /// How soon a worker looks again for a token that another one is fetching: nobody will tell it.
 const RECHECK: Duration = Duration::from_millis(200);
-
-/// Other workers may write the slot between a read and a write of ours; they do so a few times an
-/// hour.
-const ATTEMPTS: usize = 16;
-
-/// A claim that no worker makes.
-const NOBODY: u64 = 0;
 
 /// What a look at the token has found.
 pub(super) enum Look {
@@ -57,16 +51,23 @@ pub(super) struct Bearer {
     expires_at: SystemTime,
 }
 
+/// A fetch of this worker's.
 #[derive(Clone, Copy)]
 struct Fetch {
     callout: u32,
     claim: u64,
+    step: Step,
+    /// Of each step.
+    timeout: Duration,
 }
 
-/// The token, as far as this worker knows.
+/// A credential's tokens, as far as this worker knows.
 pub(super) struct Tokens {
-    identity: Identity,
-    audience: String,
+    pub(super) credential: Credential,
+    /// Whether a backend is signed in to with it.
+    pub(super) is_used: bool,
+    /// Its position in the configuration.
+    position: usize,
     /// Where the slot is in the store that all workers share.
     key: String,
     bearer: RefCell<Option<Rc<Bearer>>>,
@@ -75,24 +76,24 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    pub(super) fn new(config: &Config) -> Self {
+    /// Those of each credential of a configuration, in its order.
+    pub(super) fn of(config: &Config) -> Vec<Self> {
+        let is_used = |position| config.backends.iter().any(|one| one.credential == position);
+        let credentials = config.credentials.iter().enumerate();
+        credentials.map(|(position, one)| Self::new(one, position, is_used(position))).collect()
+    }
+
+    fn new(credential: &Credential, position: usize, is_used: bool) -> Self {
         let tokens = Self {
-            identity: config.identity.clone(),
-            audience: config.audience.clone(),
-            key: format!("aoai-filter/token/{}", config.token_slot()),
+            is_used,
+            key: format!("aoai-filter/token/{}", credential.slot()),
+            credential: credential.clone(),
+            position,
             bearer: RefCell::new(None),
             fetch: Cell::new(None),
         };
-        tokens.prepare();
+        shared::prepare(&tokens.key, &Slot::new().to_bytes());
         tokens
-    }
-
-    /// Puts an empty slot where none is: only what is there can be compared and swapped. Envoy
-    /// configures the module on its main thread before any worker has it, so nobody is overwritten.
-    fn prepare(&self) {
-        if matches!(hostcalls::get_shared_data(&self.key), Ok((None, _))) {
-            let _ = hostcalls::set_shared_data(&self.key, Some(&Slot::new().to_bytes()), None);
-        }
     }
 
     /// The token for a request that waits until `deadline` at the longest; `None` to wait on.
@@ -112,33 +113,37 @@ impl Tokens {
         if let Some(bearer) = self.usable(now) {
             return Look::Ready(bearer);
         }
-        let (slot, _) = self.load();
+        let slot = self.load();
         match slot.readiness(now) {
             Readiness::Ready(token) => Look::Ready(self.keep(token)),
             Readiness::Coming(_) | Readiness::Refused(..) => Look::NotReady(slot),
         }
     }
 
+    /// The token that all workers share now, be it newer than what this one knows.
+    pub(super) fn newest(&self, now: SystemTime) -> Result<Option<Rc<Bearer>>, Answer> {
+        let slot = self.load();
+        // The deadline is now: nobody can wait here.
+        Ok(slot.readiness(now).admit(now, now)?.map(|token| self.keep(token)))
+    }
+
     /// Starts a fetch if one is due and nobody else is at it; learns what the others have fetched.
     /// Returns when to look again.
     pub(super) fn tick(&self, now: SystemTime, metrics: &Metrics) -> SystemTime {
-        let (slot, version) = self.load();
         let claim = dice(now);
-        let timeout = fetch_timeout(slot.failures());
-        if let Some(claimed) = slot.claim(claim, now, timeout + CLAIM_MARGIN) {
-            if self.store(&claimed, version) {
-                let request = self.identity.request(&self.audience);
-                match callout::send(&request, timeout) {
-                    Ok(callout) => self.fetch.set(Some(Fetch { callout, claim })),
-                    Err(nothing) => self.end(claim, &nothing, now, metrics),
-                }
-            }
+        let timeout = |slot: &Slot| fetch_timeout(slot.failures());
+        let claimed = self.change(|slot| {
+            slot.claim(claim, now, timeout(slot) * self.credential.steps() + CLAIM_MARGIN)
+        });
+        if let Some((_, slot)) = claimed {
+            let (step, request) = self.credential.begin();
+            self.send(&request, claim, step, timeout(&slot), now, metrics);
         }
-        let (slot, _) = self.load();
+        let slot = self.load();
         if let Readiness::Ready(token) = slot.readiness(now) {
             self.keep(token);
         }
-        metrics.set_remaining_seconds(self.remaining(now).as_secs());
+        metrics.set_remaining_seconds(self.position, self.remaining(now).as_secs());
         if slot.is_claimed() {
             now + RECHECK
         } else {
@@ -146,48 +151,91 @@ impl Tokens {
         }
     }
 
-    /// Takes what came back for a callout of this worker's. That of an earlier fetch, which was given
-    /// up, may still bring a token, but is nobody's claim.
-    pub(super) fn settle(&self, callout: u32, reply: &Reply, now: SystemTime, metrics: &Metrics) {
-        let claim = match self.fetch.get() {
-            Some(fetch) if fetch.callout == callout => {
-                self.fetch.set(None);
-                fetch.claim
-            }
-            _ => NOBODY,
-        };
-        self.end(claim, reply, now, metrics);
+    fn send(
+        &self,
+        request: &Request,
+        claim: u64,
+        step: Step,
+        timeout: Duration,
+        now: SystemTime,
+        metrics: &Metrics,
+    ) {
+        match callout::send(request, timeout) {
+            Ok(callout) => self.fetch.set(Some(Fetch { callout, claim, step, timeout })),
+            Err(nothing) => self.proceed(claim, step, timeout, &nothing, now, metrics),
+        }
     }
 
-    fn end(&self, claim: u64, reply: &Reply, now: SystemTime, metrics: &Metrics) {
-        let outcome = self.identity.read(reply, now, dice(now));
-        metrics.count_fetch(match &outcome {
-            Ok(_) => FetchResult::Success,
-            Err(Failure::Passing { .. }) => FetchResult::Failed,
-            Err(Failure::Refused { .. }) => FetchResult::Refused,
-        });
-        for _ in 0..ATTEMPTS {
-            let (before, version) = self.load();
-            let after = before.settle(claim, outcome.clone(), now, dice(now));
-            if self.store(&after, version) {
-                report(&before, &after, outcome.as_ref(), now);
-                return;
+    /// Takes what came back for a callout, if that was of this fetch.
+    pub(super) fn settle(
+        &self,
+        callout: u32,
+        reply: &Reply,
+        now: SystemTime,
+        metrics: &Metrics,
+    ) -> bool {
+        match self.fetch.get() {
+            Some(fetch) if fetch.callout == callout => {
+                self.fetch.set(None);
+                self.proceed(fetch.claim, fetch.step, fetch.timeout, reply, now, metrics);
+                true
             }
+            _ => false,
         }
-        error!("the shared token slot cannot be written");
+    }
+
+    fn proceed(
+        &self,
+        claim: u64,
+        step: Step,
+        timeout: Duration,
+        reply: &Reply,
+        now: SystemTime,
+        metrics: &Metrics,
+    ) {
+        let outcome = match self.credential.proceed(step, reply, now, dice(now)) {
+            Progress::Ask(request) => {
+                return self.send(&request, claim, Step::Token, timeout, now, metrics);
+            }
+            Progress::Done(outcome) => outcome,
+        };
+        metrics.count_fetch(
+            self.position,
+            match &outcome {
+                Ok(_) => FetchResult::Success,
+                Err(Failure::Passing { .. }) => FetchResult::Failed,
+                Err(Failure::Refused { .. }) => FetchResult::Refused,
+            },
+        );
+        let settled = self.change(|slot| Some(slot.settle(claim, outcome.clone(), now, dice(now))));
+        if let Some((before, after)) = settled {
+            self.report(&before, &after, outcome.as_ref(), now);
+        }
+    }
+
+    /// Has a token fetched anew that a backend has rejected, unless it is new; whether it is.
+    pub(super) fn reject(&self, now: SystemTime) -> bool {
+        self.change(|slot| slot.renew(now)).is_some()
     }
 
     /// Leaves a fetch to the others whose answer this worker will not see.
     pub(super) fn release(&self, now: SystemTime) {
-        let Some(Fetch { claim, .. }) = self.fetch.take() else {
-            return;
-        };
-        for _ in 0..ATTEMPTS {
-            let (slot, version) = self.load();
-            if self.store(&slot.release(claim, now), version) {
-                return;
-            }
+        if let Some(Fetch { claim, .. }) = self.fetch.take() {
+            self.change(|slot| Some(slot.release(claim, now)));
         }
+    }
+
+    /// Changes the slot; what it was and what it is then, or `None` where it stays as it is.
+    fn change(&self, change: impl Fn(&Slot) -> Option<Slot>) -> Option<(Slot, Slot)> {
+        let mut changed = None;
+        let is_changed = shared::change(&self.key, &mut |bytes| {
+            let before = bytes.and_then(Slot::from_bytes).unwrap_or_default();
+            let after = change(&before)?;
+            let bytes = after.to_bytes();
+            changed = Some((before, after));
+            Some(bytes)
+        });
+        changed.filter(|_| is_changed)
     }
 
     fn remaining(&self, now: SystemTime) -> Duration {
@@ -196,7 +244,8 @@ impl Tokens {
         expires_at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default()
     }
 
-    fn usable(&self, now: SystemTime) -> Option<Rc<Bearer>> {
+    /// The token, if this worker has one that can still be used.
+    pub(super) fn usable(&self, now: SystemTime) -> Option<Rc<Bearer>> {
         self.bearer.borrow().as_ref().filter(|bearer| now < bearer.expires_at).cloned()
     }
 
@@ -207,34 +256,49 @@ impl Tokens {
         bearer
     }
 
-    fn load(&self) -> (Slot, Option<u32>) {
-        let (bytes, version) = hostcalls::get_shared_data(&self.key).unwrap_or_default();
-        let slot = bytes.and_then(|bytes| Slot::from_bytes(&bytes)).unwrap_or_default();
-        (slot, version)
+    fn load(&self) -> Slot {
+        let bytes = shared::load(&self.key);
+        bytes.and_then(|bytes| Slot::from_bytes(&bytes)).unwrap_or_default()
     }
 
-    fn store(&self, slot: &Slot, version: Option<u32>) -> bool {
-        hostcalls::set_shared_data(&self.key, Some(&slot.to_bytes()), version).is_ok()
+    /// One line for each change of state, and none for what stays the same.
+    fn report(
+        &self,
+        before: &Slot,
+        after: &Slot,
+        outcome: Result<&Token, &Failure>,
+        now: SystemTime,
+    ) {
+        let next = |at: SystemTime| at.duration_since(now).unwrap_or_default().as_secs();
+        let name = &self.credential.name;
+        match outcome {
+            Ok(token) if before.failures() > 0 => info!(
+                "the identity endpoint gives tokens again, after {} failures; this one lasts {} s \
+                 (identity {name})",
+                before.failures(),
+                next(token.expires_at),
+            ),
+            Ok(_) => {}
+            Err(failure) if before.failure().is_some_and(|known| known.is_like(failure)) => {}
+            Err(failure) => {
+                let level = if failure.is_permanent() { Level::Error } else { Level::Warn };
+                log!(
+                    level,
+                    "no token for Azure: {failure}. {}Asking again in {} s (identity {name})",
+                    explanation(failure),
+                    next(after.due()),
+                );
+            }
+        }
     }
 }
 
-/// One line for each change of state, and none for what stays the same.
-fn report(before: &Slot, after: &Slot, outcome: Result<&Token, &Failure>, now: SystemTime) {
-    let next = |at: SystemTime| at.duration_since(now).unwrap_or_default().as_secs();
-    match outcome {
-        Ok(token) if before.failures() > 0 => info!(
-            "the identity endpoint gives tokens again, after {} failures; this one lasts {} s",
-            before.failures(),
-            next(token.expires_at),
-        ),
-        Ok(_) => {}
-        Err(failure) if before.failure().is_some_and(|known| known.is_like(failure)) => {}
-        Err(failure @ Failure::Refused { .. }) => error!(
-            "no token for Azure: {failure}. This needs mending; asking again in {} s",
-            next(after.due()),
-        ),
-        Err(failure) => {
-            warn!("no token for Azure: {failure}; asking again in {} s", next(after.due()));
-        }
+/// What a failure means and what to do about it, in sentences, where that is known.
+fn explanation(failure: &Failure) -> String {
+    let said = Said { code: String::new(), message: failure.detail().to_owned() };
+    match Diagnosis::of_refusal(&said) {
+        Some(found) => format!("{}: {}. {} ", found.slug, found.wrong, found.mend),
+        None if failure.is_permanent() => "This needs mending. ".to_owned(),
+        None => String::new(),
     }
 }

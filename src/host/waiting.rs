@@ -1,7 +1,7 @@
 //! Streams that wait for something no callback of their own will tell: a token, or a body that never
-//! comes.
+//! comes, be it a request's or an answer's.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +35,26 @@ enum Turn {
     Leave,
     Forward(Rc<Bearer>),
     Answer(Answer),
+    Release,
+}
+
+/// What there is of tokens: one look at each serves all that wait.
+struct Looks<'w> {
+    worker: &'w Worker,
+    now: SystemTime,
+    found: Vec<OnceCell<Look>>,
+}
+
+impl<'w> Looks<'w> {
+    fn new(worker: &'w Worker, now: SystemTime) -> Self {
+        Self { worker, now, found: worker.tokens.iter().map(|_| OnceCell::new()).collect() }
+    }
+
+    /// At the token of the credential at this position.
+    fn at(&self, position: usize) -> Option<&Look> {
+        let tokens = self.worker.tokens.get(position)?;
+        Some(self.found.get(position)?.get_or_init(|| tokens.look(self.now)))
+    }
 }
 
 impl WaitingRoom {
@@ -66,16 +86,25 @@ impl WaitingRoom {
         if waiters.is_empty() {
             return;
         }
-        let look = worker.tokens.look(now);
+        let looks = Looks::new(worker, now);
         let mut gone = Vec::new();
         for waiter in &waiters {
-            let stays = match waiter.turn(worker, &look, now) {
+            let stays = match waiter.turn(worker, &looks, now) {
                 Turn::Wait => true,
                 Turn::Leave => false,
                 // A stream that Envoy no longer has: acting now would act on somebody else.
                 _ if hostcalls::set_effective_context(waiter.stream).is_err() => false,
                 Turn::Forward(bearer) => {
                     waiter.forward(worker, &bearer, now);
+                    false
+                }
+                Turn::Release => {
+                    if let Stage::Forwarded { held: Some(held), .. } =
+                        &mut *waiter.stage.borrow_mut()
+                    {
+                        held.release(worker);
+                    }
+                    let _ = hostcalls::resume_http_response();
                     false
                 }
                 Turn::Answer(answer) => {
@@ -96,15 +125,15 @@ impl WaitingRoom {
 }
 
 impl Waiter {
-    fn turn(&self, worker: &Worker, look: &Look, now: SystemTime) -> Turn {
+    fn turn(&self, worker: &Worker, looks: &Looks<'_>, now: SystemTime) -> Turn {
         match &mut *self.stage.borrow_mut() {
-            Stage::Token { deadline, .. } => {
+            Stage::Token { dispatch, deadline, .. } => {
                 // A clock that is set back makes nobody wait for longer.
                 *deadline = (*deadline).min(now + worker.config.token_wait);
-                match look.admit(now, *deadline) {
-                    Ok(Some(bearer)) => Turn::Forward(bearer),
-                    Ok(None) => Turn::Wait,
-                    Err(answer) => Turn::Answer(answer),
+                match looks.at(dispatch.backend.credential).map(|look| look.admit(now, *deadline)) {
+                    Some(Ok(Some(bearer))) => Turn::Forward(bearer),
+                    Some(Ok(None)) | None => Turn::Wait,
+                    Some(Err(answer)) => Turn::Answer(answer),
                 }
             }
             // Who has seen some of the body is waiting for its client, and not for Envoy.
@@ -117,6 +146,11 @@ impl Waiter {
                 }
             }
             Stage::Body { .. } => Turn::Wait,
+            Stage::Forwarded { held: Some(held), .. } => match held.until {
+                Some(until) if now < until => Turn::Wait,
+                Some(_) => Turn::Release,
+                None => Turn::Leave,
+            },
             _ => Turn::Leave,
         }
     }

@@ -1,19 +1,21 @@
 //! What a root context and the streams of its worker share.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MapType;
 
 use super::attempt::RETRY;
+use super::diagnosis::Diagnoses;
 use super::health;
 use super::metrics::Metrics;
 use super::stream::{self, attempts, set_response_header, State, RECIPE};
 use super::tokens::{Bearer, Tokens};
 use super::waiting::WaitingRoom;
-use crate::answer::Answer;
-use crate::config::Config;
+use crate::answer::{Answer, Reason};
+use crate::config::{Backend, Config};
 use crate::gateway::Dispatch;
 use crate::health::{Health, Outcome};
 
@@ -24,9 +26,11 @@ const IDLE: Duration = Duration::from_secs(5);
 pub(super) struct Worker {
     pub(super) root: u32,
     pub(super) config: Config,
-    pub(super) tokens: Tokens,
+    /// By the credential's position.
+    pub(super) tokens: Vec<Tokens>,
     pub(super) waiting: WaitingRoom,
     pub(super) metrics: Metrics,
+    pub(super) diagnoses: Diagnoses,
     /// Whether a model has several backends, of which some may be left alone.
     has_pools: bool,
     /// The tick period that Envoy has been given.
@@ -37,9 +41,10 @@ impl Worker {
     pub(super) fn new(root: u32, config: Config) -> Self {
         Self {
             root,
-            tokens: Tokens::new(&config),
+            tokens: Tokens::of(&config),
             waiting: WaitingRoom::default(),
             metrics: Metrics::define(&config),
+            diagnoses: Diagnoses::default(),
             has_pools: config.models.values().any(|model| model.placements.len() > 1),
             config,
             period: Cell::new(Duration::ZERO),
@@ -52,6 +57,27 @@ impl Worker {
             health::load()
         } else {
             Health::default()
+        }
+    }
+
+    /// Looks after the tokens that backends are signed in to with. Returns when to look again.
+    pub(super) fn tick(&self, now: SystemTime) -> SystemTime {
+        let used = self.tokens.iter().filter(|tokens| tokens.is_used);
+        used.map(|tokens| tokens.tick(now, &self.metrics)).min().unwrap_or(now + IDLE)
+    }
+
+    /// The token for a request to a backend that waits until `deadline` at the longest; `None` to wait
+    /// on.
+    pub(super) fn admit(
+        &self,
+        backend: &Backend,
+        now: SystemTime,
+        deadline: SystemTime,
+    ) -> Result<Option<Rc<Bearer>>, Answer> {
+        match self.tokens.get(backend.credential) {
+            Some(tokens) => tokens.admit(now, deadline),
+            // A configuration's backends all have one.
+            None => Err(Reason::TokenUnavailable.because("")),
         }
     }
 
@@ -86,19 +112,19 @@ impl Worker {
     }
 
     /// Tells the caller of a pool's answer who gave it and after how many attempts, and remembers a
-    /// last attempt that got none.
-    pub(super) fn report(&self, model: &str) {
-        let backend = match State::read() {
+    /// last attempt that got none. Returns the backend whose answer it is.
+    pub(super) fn report(&self, model: &str) -> Option<String> {
+        let (backend, has_answered) = match State::read() {
             State::Tried(backend, _) => {
                 // A caller's broken request has an answer of Envoy's own too, and says nothing of it.
                 if is_of_upstream() {
                     let (now, policy) = (now(), &self.config.failover);
                     health::record(&backend, model, Outcome::Failed, now, policy, &self.metrics);
                 }
-                backend
+                (backend, false)
             }
-            State::Answered(backend) => backend,
-            State::None => return,
+            State::Answered(backend) => (backend, true),
+            State::None => return None,
         };
         let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, RETRY);
         if !backend.is_empty() {
@@ -108,6 +134,7 @@ impl Worker {
         let attempts = attempts().saturating_sub(u64::from(backend.is_empty()));
         self.metrics.count_retries(attempts.saturating_sub(1));
         set_response_header("x-aoai-attempts", &attempts.to_string());
+        Some(backend).filter(|backend| has_answered && !backend.is_empty())
     }
 
     /// Answers a request. Nothing more may be done with it.
@@ -122,6 +149,14 @@ impl Worker {
         if self.period.get().is_zero() || wait < self.period.get() {
             self.set_period(wait);
         }
+    }
+
+    /// As [`Self::tick_within`], where this stream is the effective context.
+    pub(super) fn tick_from(&self, stream: u32, wait: Duration) {
+        if hostcalls::set_effective_context(self.root).is_ok() {
+            self.tick_within(wait);
+        }
+        let _ = hostcalls::set_effective_context(stream);
     }
 
     /// Has the root ticked at this time, or when it is time to look around. The root must be the

@@ -23,6 +23,10 @@ const REFUSED_WAIT: Duration = Duration::from_secs(60);
 /// How long a hint of the endpoint's own is followed at most.
 const LONGEST_HINT: Duration = Duration::from_secs(10 * 60);
 
+/// A token is not fetched anew sooner than this, however often it is rejected: a role or an audience
+/// that is wrong stays wrong.
+const RENEW_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A token, who fetches the next one, and how the last attempts went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
@@ -121,6 +125,15 @@ impl Slot {
     pub fn release(&self, claim: u64, now: SystemTime) -> Self {
         let fetch = if self.is_claimed_by(claim) { Fetch::Due(now) } else { self.fetch };
         Self { fetch, ..self.clone() }
+    }
+
+    /// The slot with a fetch due at once, because somebody has rejected the token. `None` where that
+    /// would be no use, or too often: while the token is new, or the endpoint itself is in trouble.
+    pub fn renew(&self, now: SystemTime) -> Option<Self> {
+        let age = now.duration_since(self.written).unwrap_or_default();
+        let is_due_later = matches!(self.fetch, Fetch::Due(at) if at > now);
+        let is_worth_it = is_due_later && self.failures == 0 && age >= RENEW_INTERVAL;
+        is_worth_it.then(|| Self { fetch: Fetch::Due(now), ..self.clone() })
     }
 
     /// What a request finds at this time.
@@ -348,6 +361,22 @@ mod tests {
         assert!(matches!(slot.readiness(at(60)), Readiness::Coming(_)));
         let slot = fetched(&slot, 70, Ok(token("t", 100, 200)));
         assert!(matches!(slot.readiness(at(70)), Readiness::Ready(_)));
+    }
+
+    #[test]
+    fn a_rejected_token_is_fetched_anew_at_most_once_an_interval() {
+        let slot = fetched(&Slot::new(), 0, Ok(token("old", 1000, 2000)));
+        assert_eq!(slot.renew(at(59)), None, "it is new");
+        let renewed = slot.renew(at(60)).expect("it is old enough");
+        assert_eq!(renewed.renew(at(61)), None, "it is due already");
+        assert!(matches!(renewed.readiness(at(60)), Readiness::Ready(_)), "and serves meanwhile");
+        let slot = fetched(&renewed, 60, Ok(token("new", 1060, 2060)));
+        assert_eq!(slot.renew(at(119)), None);
+        assert!(slot.renew(at(120)).is_some());
+        let slot = fetched(&renewed, 60, Err(passing(503)));
+        assert_eq!(slot.renew(at(200)), None, "the endpoint is left alone");
+        let claimed = renewed.claim(CLAIM, at(60), FETCH).expect("due");
+        assert_eq!(claimed.renew(at(130)), None, "under way");
     }
 
     #[test]

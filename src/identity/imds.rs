@@ -3,13 +3,13 @@
 //! Source: Microsoft Learn, "How to use managed identities for Azure resources on an Azure VM to
 //! acquire an access token", sections "Get a token using HTTP" and "Error handling".
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
 
 use super::token::Token;
-use super::{printable, Failure, Reply, Request};
-use crate::config::{IdentitySelector, Node};
+use super::{success, Failure, Reply, Request};
+use crate::config::IdentitySelector;
 
 const API_VERSION: &str = "2018-02-01";
 
@@ -39,60 +39,21 @@ pub fn request(cluster: &str, selector: &IdentitySelector, audience: &str) -> Re
             (":authority", HOST.to_owned()),
             ("metadata", "true".to_owned()),
         ],
+        body: None,
     }
 }
 
 /// Reads what came back.
 pub fn read(reply: &Reply, now: SystemTime, dice: u64) -> Result<Token, Failure> {
-    let (status, retry_after, body) = match reply {
-        Reply::Answer { status, retry_after, body } => (*status, retry_after, body),
-        Reply::Nothing(why) => {
-            return Err(Failure::Passing {
-                status: None,
-                detail: (*why).to_owned(),
-                retry_after: None,
-            })
-        }
-    };
-    if status == 200 {
-        return Token::read(body, now, dice).map_err(|error| Failure::Passing {
-            status: Some(status),
-            detail: error.to_string(),
-            retry_after: None,
-        });
-    }
-    let detail = describe(body);
     // "Error handling": 404, 410, 429 and 5xx pass; other 4xx are mistakes in the request or in the
     // configuration of the machine. 408 is a timeout under another name.
-    let passes = matches!(status, 404 | 408 | 410 | 429) || !(400..500).contains(&status);
-    Err(if passes {
-        let retry_after = retry_after.as_deref().and_then(|text| text.trim().parse().ok());
-        Failure::Passing {
-            status: Some(status),
-            detail,
-            retry_after: retry_after.map(Duration::from_secs),
-        }
-    } else {
-        Failure::Refused { status, detail }
-    })
-}
-
-/// What an error body says: `{"error":"invalid_request","error_description":"Identity not found"}`.
-fn describe(body: &[u8]) -> String {
-    let Ok(answer) = Node::from_json(body) else {
-        return "no explanation".to_owned();
-    };
-    let text = |name| answer.field(name).and_then(Node::as_str);
-    match (text("error"), text("error_description")) {
-        (Some(error), Some(description)) => printable(&format!("{error}: {description}")),
-        (Some(text), None) | (None, Some(text)) => printable(text),
-        (None, None) => "no explanation".to_owned(),
-    }
+    let body = success(reply, |status, _| matches!(status, 404 | 408 | 410 | 429))?;
+    Token::read(body, now, dice).map_err(Failure::from)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
@@ -127,6 +88,7 @@ mod tests {
                     (":authority", "169.254.169.254".to_owned()),
                     ("metadata", "true".to_owned()),
                 ],
+                body: None,
             };
             assert_eq!(request("azure_identity", &selector, AUDIENCE), expected);
         }

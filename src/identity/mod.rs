@@ -1,9 +1,18 @@
 //! How the proxy gets a token for Azure: what is asked, what the answer means, and when to ask again.
 //!
 //! Each kind of identity has a module that builds its request and reads its answer; [`cache`] decides
-//! over time. Whoever calls sends the request and measures the time.
+//! over time. Whoever calls sends the requests and measures the time.
+//!
+//! ```text
+//! IMDS, App Service      Token ──► token
+//! Entra ID       Proof ──► Token ──► token     the proof comes from a file, by way of Envoy
+//! ```
 
+pub mod app_service;
 pub mod cache;
+pub mod claims;
+mod date;
+pub mod entra;
 pub mod imds;
 pub mod secret;
 pub mod shared;
@@ -13,8 +22,10 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use crate::config::{Config, Identity};
+use crate::config::{Credential, Identity};
+use crate::diagnosis::Said;
 use crate::digest::Digest;
+use secret::Secret;
 use token::Token;
 
 /// How long an identity endpoint may take to answer after so many failures in a row. IMDS answers in
@@ -31,6 +42,8 @@ pub struct Request {
     pub cluster: String,
     /// Pseudo-headers and headers.
     pub headers: Vec<(&'static str, String)>,
+    /// What is posted, which may hold a proof.
+    pub body: Option<Secret>,
 }
 
 /// What came back.
@@ -90,32 +103,129 @@ impl Failure {
             Self::Passing { status, .. } => *status,
         }
     }
-}
 
-impl Identity {
-    /// The request for a token for an audience.
-    pub fn request(&self, audience: &str) -> Request {
-        match self {
-            Self::Managed { cluster, selector } => imds::request(cluster, selector, audience),
-        }
+    /// What was said, or what is wrong with it.
+    pub fn detail(&self) -> &str {
+        let (Self::Refused { detail, .. } | Self::Passing { detail, .. }) = self;
+        detail
     }
 
-    /// Reads what came back for such a request. `dice` is any number.
-    pub fn read(&self, reply: &Reply, now: SystemTime, dice: u64) -> Result<Token, Failure> {
-        match self {
-            Self::Managed { .. } => imds::read(reply, now, dice),
-        }
+    /// One that passes, without a status: what came back is of no use.
+    fn useless(detail: impl Into<String>) -> Self {
+        Self::Passing { status: None, detail: detail.into(), retry_after: None }
     }
 }
 
-impl Config {
+/// What a fetch is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// What the identity proves itself by.
+    Proof,
+    /// The token.
+    Token,
+}
+
+/// What an answer leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The token is asked for next.
+    Ask(Request),
+    /// It is over.
+    Done(Result<Token, Failure>),
+}
+
+impl Credential {
+    /// How a fetch begins.
+    pub fn begin(&self) -> (Step, Request) {
+        let audience = &self.audience;
+        match &self.identity {
+            Identity::Managed { cluster, selector } => {
+                (Step::Token, imds::request(cluster, selector, audience))
+            }
+            Identity::AppService { cluster, authority, path, selector } => {
+                (Step::Token, app_service::request(cluster, authority, path, selector, audience))
+            }
+            Identity::Application(application) => {
+                (Step::Proof, entra::proof_request(&application.proof_cluster))
+            }
+        }
+    }
+
+    /// How it goes on after what came back at a step. `dice` is any number.
+    pub fn proceed(&self, step: Step, reply: &Reply, now: SystemTime, dice: u64) -> Progress {
+        let token = match (&self.identity, step) {
+            (Identity::Application(application), Step::Proof) => {
+                return match entra::read_proof(application.proof, reply, now) {
+                    Ok(proof) => Progress::Ask(entra::request(application, &self.audience, &proof)),
+                    Err(failure) => Progress::Done(Err(failure)),
+                };
+            }
+            (Identity::Application(_), Step::Token) => entra::read(reply, now, dice),
+            (Identity::AppService { .. }, _) => app_service::read(reply, now, dice),
+            (Identity::Managed { .. }, _) => imds::read(reply, now, dice),
+        };
+        Progress::Done(token)
+    }
+
+    /// How many answers a fetch takes.
+    pub fn steps(&self) -> u32 {
+        if matches!(self.identity, Identity::Application(_)) {
+            2
+        } else {
+            1
+        }
+    }
+
     /// Tells this identity and audience from all others, in a store that other configurations may
     /// share.
-    pub fn token_slot(&self) -> String {
-        let Request { cluster, headers } = self.identity.request(&self.audience);
-        let parts = headers.iter().flat_map(|(name, value)| [*name, value.as_str()]);
-        let whole = [cluster.as_str()].into_iter().chain(parts).collect::<Vec<_>>().join("\n");
+    pub fn slot(&self) -> String {
+        let mut requests = vec![self.begin().1];
+        if let Identity::Application(application) = &self.identity {
+            let nothing = Secret::new(String::new());
+            requests.push(entra::request(application, &self.audience, &nothing));
+        }
+        let mut whole = String::new();
+        for Request { cluster, headers, body } in &requests {
+            let headers = headers.iter().flat_map(|(name, value)| [*name, value.as_str()]);
+            for part in [cluster.as_str()].into_iter().chain(headers) {
+                whole.push_str(part);
+                whole.push('\n');
+            }
+            whole.push_str(body.as_ref().map(Secret::expose).unwrap_or_default());
+        }
         Digest::of(whole.as_bytes()).to_string()
+    }
+}
+
+/// Takes an answer of an identity endpoint apart: the body of a success, or why there is none.
+/// `passes` tells which statuses pass, of those that are no success.
+fn success(reply: &Reply, passes: impl Fn(u16, &Said) -> bool) -> Result<&[u8], Failure> {
+    let (status, retry_after, body) = match reply {
+        Reply::Answer { status: 200, body, .. } => return Ok(body),
+        Reply::Answer { status, retry_after, body } => (*status, retry_after, body),
+        Reply::Nothing(why) => return Err(Failure::useless(*why)),
+    };
+    let said = Said::read(body);
+    let detail = describe(&said);
+    // Whatever is no client error is no judgement of the request.
+    Err(if passes(status, &said) || !(400..500).contains(&status) {
+        let retry_after = retry_after.as_deref().and_then(|text| text.trim().parse().ok());
+        Failure::Passing {
+            status: Some(status),
+            detail,
+            retry_after: retry_after.map(Duration::from_secs),
+        }
+    } else {
+        Failure::Refused { status, detail }
+    })
+}
+
+/// What an error says, for a line of the log. A body without a shape that is known may be anybody's.
+fn describe(said: &Said) -> String {
+    match (said.code.as_str(), said.message.as_str()) {
+        ("", _) => "no explanation".to_owned(),
+        (text, "") => printable(text),
+        (code, message) => printable(&format!("{code}: {message}")),
     }
 }
 

@@ -4,7 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
+use super::claims::is_jwt;
+use super::date;
 use super::secret::Secret;
+use super::Failure;
 use crate::config::Node;
 
 /// A token is a JWT of one to three KiB; more than this is none, and would not fit into a header.
@@ -39,18 +42,24 @@ pub enum TokenError {
     /// There is no `access_token`.
     #[error("the answer has no access_token")]
     NoToken,
-    /// The token has characters that a header cannot carry, or is far too long.
-    #[error("the access_token is not a bearer token")]
-    NotABearerToken,
+    /// The token has another form, or is far too long.
+    #[error("the access_token is not a JSON Web Token")]
+    NotAJwt,
     /// The token is of another type.
     #[error("the token_type is not Bearer")]
     OtherType,
-    /// There is neither `expires_in` nor `expires_on`, or they are no numbers.
+    /// There is neither `expires_in` nor `expires_on`, or they are no times.
     #[error("the answer does not say when the token expires")]
     NoExpiry,
     /// The token has expired, or expires in a week or later.
     #[error("the token's expiry is not plausible")]
     ImplausibleExpiry,
+}
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        Self::Passing { status: Some(200), detail: error.to_string(), retry_after: None }
+    }
 }
 
 impl Token {
@@ -64,9 +73,8 @@ impl Token {
         let seconds = |name| answer.field(name).and_then(seconds);
 
         let token = text("access_token").ok_or(TokenError::NoToken)?;
-        if token.is_empty() || token.len() > LONGEST || !token.bytes().all(|b| b.is_ascii_graphic())
-        {
-            return Err(TokenError::NotABearerToken);
+        if token.len() > LONGEST || !is_jwt(token) {
+            return Err(TokenError::NotAJwt);
         }
         if text("token_type").is_some_and(|kind| !kind.eq_ignore_ascii_case("Bearer")) {
             return Err(TokenError::OtherType);
@@ -116,7 +124,7 @@ fn tenth(of: Duration, dice: u64) -> Duration {
 
 fn seconds(node: &Node) -> Option<u64> {
     match node.as_str() {
-        Some(text) => text.trim().parse().ok(),
+        Some(text) => text.trim().parse().ok().or_else(|| date::epoch(text)),
         None => node.as_u64(),
     }
 }
@@ -144,74 +152,84 @@ mod tests {
         let rows = [
             (
                 "strings",
-                r#"{"access_token":"t","expires_in":"3599","token_type":"Bearer"}"#,
+                r#"{"access_token":"h.p.s","expires_in":"3599","token_type":"Bearer"}"#,
                 Ok((3299, 3599)),
             ),
-            ("numbers", r#"{"access_token":"t","expires_in":3599}"#, Ok((3299, 3599))),
-            ("doubles", r#"{"access_token":"t","expires_in":3599.0}"#, Ok((3299, 3599))),
-            ("epoch", r#"{"access_token":"t","expires_on":"1700003600"}"#, Ok((3300, 3600))),
+            ("numbers", r#"{"access_token":"h.p.s","expires_in":3599}"#, Ok((3299, 3599))),
+            ("doubles", r#"{"access_token":"h.p.s","expires_in":3599.0}"#, Ok((3299, 3599))),
+            ("epoch", r#"{"access_token":"h.p.s","expires_on":"1700003600"}"#, Ok((3300, 3600))),
             (
                 "what is left counts more than the other clock",
-                r#"{"access_token":"t","expires_in":"3600","expires_on":"1"}"#,
+                r#"{"access_token":"h.p.s","expires_in":"3600","expires_on":"1"}"#,
                 Ok((3300, 3600)),
             ),
-            ("a day: half-life", r#"{"access_token":"t","expires_in":86400}"#, Ok((43200, 86400))),
-            ("two hours: half-life", r#"{"access_token":"t","expires_in":7200}"#, Ok((3600, 7200))),
-            ("short: half", r#"{"access_token":"t","expires_in":600}"#, Ok((300, 600))),
-            ("very short", r#"{"access_token":"t","expires_in":2}"#, Ok((1, 2))),
+            (
+                "a day: half-life",
+                r#"{"access_token":"h.p.s","expires_in":86400}"#,
+                Ok((43200, 86400)),
+            ),
+            (
+                "two hours: half-life",
+                r#"{"access_token":"h.p.s","expires_in":7200}"#,
+                Ok((3600, 7200)),
+            ),
+            ("short: half", r#"{"access_token":"h.p.s","expires_in":600}"#, Ok((300, 600))),
+            ("very short", r#"{"access_token":"h.p.s","expires_in":2}"#, Ok((1, 2))),
             (
                 "told",
-                r#"{"access_token":"t","expires_in":86400,"refresh_in":"1000"}"#,
+                r#"{"access_token":"h.p.s","expires_in":86400,"refresh_in":"1000"}"#,
                 Ok((1000, 86400)),
             ),
             (
                 "told too late",
-                r#"{"access_token":"t","expires_in":3600,"refresh_in":"3600"}"#,
+                r#"{"access_token":"h.p.s","expires_in":3600,"refresh_in":"3600"}"#,
                 Ok((3300, 3600)),
             ),
             (
                 "type in another case",
-                r#"{"access_token":"t","expires_in":600,"token_type":"bearer"}"#,
+                r#"{"access_token":"h.p.s","expires_in":600,"token_type":"bearer"}"#,
                 Ok((300, 600)),
             ),
             ("empty", "", Err(NotJson)),
-            ("cut", r#"{"access_token":"t","expires_in":"36"#, Err(NotJson)),
+            ("cut", r#"{"access_token":"h.p.s","expires_in":"36"#, Err(NotJson)),
             ("html", "<html></html>", Err(NotJson)),
             ("list", "[]", Err(NoToken)),
             ("no token", r#"{"expires_in":600}"#, Err(NoToken)),
             (
                 "two tokens",
-                r#"{"access_token":"t","access_token":"u","expires_in":600}"#,
+                r#"{"access_token":"h.p.s","access_token":"h.q.s","expires_in":600}"#,
                 Err(NoToken),
             ),
             ("null", r#"{"access_token":null,"expires_in":600}"#, Err(NoToken)),
-            ("empty token", r#"{"access_token":"","expires_in":600}"#, Err(NotABearerToken)),
-            (
-                "line break",
-                r#"{"access_token":"t\r\nx: y","expires_in":600}"#,
-                Err(NotABearerToken),
-            ),
+            ("empty token", r#"{"access_token":"","expires_in":600}"#, Err(NotAJwt)),
+            ("line break", r#"{"access_token":"h.p.s\r\nx: y","expires_in":600}"#, Err(NotAJwt)),
             (
                 "another type",
-                r#"{"access_token":"t","expires_in":600,"token_type":"pop"}"#,
+                r#"{"access_token":"h.p.s","expires_in":600,"token_type":"pop"}"#,
                 Err(OtherType),
             ),
-            ("no expiry", r#"{"access_token":"t"}"#, Err(NoExpiry)),
-            ("words", r#"{"access_token":"t","expires_in":"soon"}"#, Err(NoExpiry)),
+            ("no JWT", r#"{"access_token":"opaque","expires_in":600}"#, Err(NotAJwt)),
+            (
+                "a date",
+                r#"{"access_token":"h.p.s","expires_on":"11/14/2023 11:13:20 PM +00:00"}"#,
+                Ok((3300, 3600)),
+            ),
+            ("no expiry", r#"{"access_token":"h.p.s"}"#, Err(NoExpiry)),
+            ("words", r#"{"access_token":"h.p.s","expires_in":"soon"}"#, Err(NoExpiry)),
             (
                 "expired",
-                r#"{"access_token":"t","expires_on":"1699999999"}"#,
+                r#"{"access_token":"h.p.s","expires_on":"1699999999"}"#,
                 Err(ImplausibleExpiry),
             ),
-            ("nothing left", r#"{"access_token":"t","expires_in":0}"#, Err(ImplausibleExpiry)),
+            ("nothing left", r#"{"access_token":"h.p.s","expires_in":0}"#, Err(ImplausibleExpiry)),
             (
                 "forever",
-                r#"{"access_token":"t","expires_in":18446744073709551615}"#,
+                r#"{"access_token":"h.p.s","expires_in":18446744073709551615}"#,
                 Err(ImplausibleExpiry),
             ),
             (
                 "epoch forever",
-                r#"{"access_token":"t","expires_on":18446744073709551615}"#,
+                r#"{"access_token":"h.p.s","expires_on":18446744073709551615}"#,
                 Err(ImplausibleExpiry),
             ),
         ];
@@ -222,7 +240,7 @@ mod tests {
 
     #[test]
     fn refreshes_spread_over_a_tenth_of_the_wait() {
-        let body = br#"{"access_token":"t","expires_in":7200}"#;
+        let body = br#"{"access_token":"h.p.s","expires_in":7200}"#;
         let refresh = |dice| Token::read(body, now(), dice).map(|token| token.refresh_at);
         assert_eq!(refresh(0), Ok(now() + Duration::from_secs(3600)));
         let earliest = (0..2000).filter_map(|dice| refresh(dice).ok()).min();
@@ -232,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_token_does_not_print() {
-        let body = br#"{"access_token":"eyJhbGciOi","expires_in":7200}"#;
+        let body = br#"{"access_token":"eyJhbGciOi.e30.s","expires_in":7200}"#;
         let token = Token::read(body, now(), 0).unwrap();
         assert!(!format!("{token:?}").contains("eyJ"));
     }

@@ -10,7 +10,11 @@ use super::Options;
 
 /// All of them as items of a list, on the level of `clusters`.
 pub(super) fn clusters(config: &Config, options: &Options, pools: &[Pool<'_>]) -> String {
-    let mut text = identity(&config.identity, options.identity);
+    let mut text = config
+        .credentials
+        .iter()
+        .map(|one| identity(&one.identity, options.identity))
+        .collect::<String>();
     for (index, backend) in config.backends.iter().enumerate() {
         text += &match options.resolved(&backend.name) {
             Some(address) => local(backend, address),
@@ -28,7 +32,9 @@ pub(super) fn clusters(config: &Config, options: &Options, pools: &[Pool<'_>]) -
 }
 
 fn identity(identity: &Identity, address: SocketAddr) -> String {
-    let Identity::Managed { cluster, .. } = identity;
+    let Identity::Managed { cluster, .. } = identity else {
+        return String::new();
+    };
     let (name, address) = (scalar(cluster), endpoint(address));
     format!(
         "\

@@ -1,0 +1,216 @@
+//! Answers of backends that tell of a mistake: what the caller, the metrics and the log learn of them.
+
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use log::warn;
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, MapType, MetricType};
+
+use super::shared;
+use super::stream::set_response_header;
+use super::worker::Worker;
+use crate::config::{Backend, Config};
+use crate::diagnosis::{
+    may_have_status, may_tell, Concern, Diagnosis, Said, BACKENDS, LONGEST_BODY, TOKEN_REJECTED,
+};
+use crate::identity::claims::Claims;
+use crate::metrics;
+
+/// The header that names what was found.
+const HEADER: &str = "x-aoai-diagnosis";
+
+/// The same line is not logged sooner than this.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long an answer's head waits for its body at most: it comes with it, but from a backend in trouble.
+pub(super) const LONGEST_HOLD: Duration = Duration::from_millis(500);
+
+/// After so many answers whose body did not come while their head was held, none is held any more:
+/// Envoy delivers no body then, because `allow_on_headers_stop_iteration` is not set.
+const FRUITLESS: u8 = 3;
+
+/// An answer that is looked into.
+pub(super) struct Held {
+    backend: String,
+    status: u16,
+    /// What has gone by of its body, once its head has gone.
+    text: Vec<u8>,
+    /// Until when its head is held; `None` once it has gone.
+    pub(super) until: Option<SystemTime>,
+}
+
+/// What a worker has learned about answers that tell of mistakes.
+#[derive(Default)]
+pub(super) struct Diagnoses {
+    fruitless: Cell<u8>,
+    counters: RefCell<Vec<(String, u32)>>,
+}
+
+impl Held {
+    /// Begins to look into the answer that the effective stream receives from a backend, if it may tell
+    /// of a mistake.
+    pub(super) fn of(backend: &str, worker: &Worker, now: SystemTime) -> Option<Self> {
+        let status = hostcalls::get_property(vec!["response", "code"]).ok()??;
+        let status = u16::try_from(i64::from_le_bytes(status.try_into().ok()?)).ok()?;
+        if !may_have_status(status) {
+            return None;
+        }
+        let pairs = hostcalls::get_map_bytes(MapType::HttpResponseHeaders).ok()?;
+        // What a backend calls by one of the filter's own names tells nobody.
+        if pairs.iter().any(|(name, _)| name == HEADER) {
+            let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, HEADER);
+        }
+        let headers = pairs.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let is_held = worker.diagnoses.fruitless.get() < FRUITLESS;
+        may_tell(status, headers).then(|| Self {
+            backend: backend.to_owned(),
+            status,
+            text: Vec::new(),
+            until: is_held.then(|| now + LONGEST_HOLD),
+        })
+    }
+
+    /// Takes what the effective stream has of the body: all that has come so far while the head is held,
+    /// and the next piece otherwise; nothing more at its trailers.
+    pub(super) fn read(
+        &mut self,
+        worker: &Worker,
+        stream: u32,
+        size: Option<usize>,
+        ended: bool,
+        now: SystemTime,
+    ) -> Look {
+        if let Some(size) = size {
+            if self.until.is_some() {
+                worker.diagnoses.fruitless.set(0);
+                self.text.clear();
+            }
+            if self.text.len() + size > LONGEST_BODY {
+                return Look::Done;
+            }
+            let piece = hostcalls::get_buffer(BufferType::HttpResponseBody, 0, size);
+            self.text.extend_from_slice(&piece.ok().flatten().unwrap_or_default());
+        }
+        match (ended, self.until) {
+            (true, _) => {
+                worker.diagnose(self, stream, now);
+                Look::Done
+            }
+            (false, Some(_)) => Look::Hold,
+            (false, None) => Look::Pass,
+        }
+    }
+
+    /// Lets the head go whose body does not come.
+    pub(super) fn release(&mut self, worker: &Worker) {
+        self.until = None;
+        let fruitless = &worker.diagnoses.fruitless;
+        fruitless.set(fruitless.get().saturating_add(1));
+    }
+}
+
+/// What becomes of an answer that is looked into.
+pub(super) enum Look {
+    /// It is held until more has come.
+    Hold,
+    /// It goes on, and is looked into further.
+    Pass,
+    /// It goes on.
+    Done,
+}
+
+/// Makes room for the times of what is logged.
+pub(super) fn prepare(config: &Config) {
+    for backend in &config.backends {
+        for row in BACKENDS.iter().filter(|row| row.is_mistake) {
+            shared::prepare(&key(&backend.name, row), b"");
+        }
+    }
+}
+
+impl Worker {
+    fn diagnose(&self, held: &Held, stream: u32, now: SystemTime) {
+        let said = Said::read(&held.text);
+        let Some(diagnosis) = Diagnosis::of_answer(held.status, &said).filter(|one| one.is_mistake)
+        else {
+            return;
+        };
+        if held.until.is_some() {
+            set_response_header(HEADER, diagnosis.slug);
+        }
+        self.diagnoses.count(&metrics::diagnoses(&held.backend, diagnosis));
+        let backend = self.config.backends.iter().find(|backend| backend.name == held.backend);
+        let Some(backend) = backend else {
+            return;
+        };
+        if is_first_in_interval(&key(&backend.name, diagnosis), now) {
+            self.tell(backend, diagnosis, held.status, &said, now);
+        }
+        let tokens = self.tokens.get(backend.credential);
+        if diagnosis.slug == TOKEN_REJECTED && tokens.is_some_and(|tokens| tokens.reject(now)) {
+            self.tick_from(stream, Duration::ZERO);
+        }
+    }
+
+    fn tell(
+        &self,
+        backend: &Backend,
+        diagnosis: &'static Diagnosis,
+        status: u16,
+        said: &Said,
+        now: SystemTime,
+    ) {
+        let Some(tokens) = self.tokens.get(backend.credential) else {
+            return;
+        };
+        let bearer = tokens.usable(now);
+        let claims = bearer
+            .as_ref()
+            .and_then(|bearer| bearer.value.strip_prefix("Bearer "))
+            .and_then(Claims::of);
+        let concern = Concern {
+            diagnosis,
+            status,
+            said,
+            backend: &backend.name,
+            resource: backend.endpoint.authority(),
+            audience: &tokens.credential.audience,
+            claims: claims.as_ref(),
+        };
+        warn!("{concern}");
+    }
+}
+
+impl Diagnoses {
+    fn count(&self, name: &str) {
+        let mut counters = self.counters.borrow_mut();
+        let known = counters.iter().find(|(known, _)| known == name).map(|(_, id)| *id);
+        let id = known.or_else(|| {
+            let id = hostcalls::define_metric(MetricType::Counter, name).ok()?;
+            counters.push((name.to_owned(), id));
+            Some(id)
+        });
+        if let Some(id) = id {
+            let _ = hostcalls::increment_metric(id, 1);
+        }
+    }
+}
+
+/// Where it is stored when a backend's diagnosis was logged last, in milliseconds since 1970.
+fn key(backend: &str, diagnosis: &Diagnosis) -> String {
+    format!("aoai-filter/diagnosis/{backend}/{}", diagnosis.slug)
+}
+
+/// Whether nobody has logged it for a while; then this worker has, as far as the others know.
+fn is_first_in_interval(key: &str, now: SystemTime) -> bool {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    shared::change(key, &mut |before| {
+        let before = before.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
+        // A time that is to come is a clock that was set back.
+        let is_recent = before.is_some_and(|before| {
+            now.checked_sub(before).is_some_and(|age| u128::from(age) < LOG_INTERVAL.as_millis())
+        });
+        (!is_recent).then(|| now.to_le_bytes().to_vec())
+    })
+}
