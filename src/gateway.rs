@@ -41,12 +41,14 @@ pub struct Dispatch {
     pub cluster: String,
     /// For the backend stage of a pool: how to make each attempt.
     pub recipe: Option<Recipe>,
-    /// The model for which this request tries whether the backend is well again.
-    pub probes: Option<String>,
     /// Its path and query, if they are not the ones that it came with.
     pub path: Option<Vec<u8>>,
     /// Its `content-length`, if that changes.
     pub content_length: Option<u64>,
+    /// Whether it tries whether the backend is well again.
+    probes: bool,
+    /// Its turn at the model.
+    turn: u64,
 }
 
 /// A request whose body has not named the model yet.
@@ -121,16 +123,18 @@ pub fn admit(
     let named = |name: &str, rename| {
         let model = subscription.model(config, name)?;
         let route = Route::find(subscription, model, operation.stays, health, now)?;
-        let path = write_renamed(&target, Some((rename, &route.first()?.deployment)));
+        let deployment = &route.first()?.deployment;
+        // In a pool, every attempt does this for its own backend.
+        let path = write_renamed(&target, (!route.is_pooled()).then_some((rename, deployment)));
+        let other_path = (path != head.path).then(|| path.clone());
         let recipe = || Recipe {
             model: model.name.clone(),
             tries: route.tries(),
             rename: Some(rename),
             body: None,
-            path: write_renamed(&target, None),
+            path,
         };
-        let path = (path != head.path).then_some(path);
-        Ok(Step::Send(route.dispatch(path, None, recipe)?))
+        Ok(Step::Send(route.dispatch(other_path, None, recipe)?))
     };
     let need = match operation.model {
         ModelSource::Segment(at) => {
@@ -165,6 +169,7 @@ pub fn admit(
 struct Route<'m> {
     model: &'m Model,
     choice: Choice<'m>,
+    turn: u64,
     /// Whether it goes there and nowhere else.
     stays: bool,
 }
@@ -177,6 +182,7 @@ impl<'m> Route<'m> {
         health: &Health,
         now: SystemTime,
     ) -> Result<Self, Answer> {
+        let turn = model.turns.next();
         let choice = if stays {
             // The subscription's home is the backend it is drawn to most, so that this is the same one
             // where the model is there.
@@ -185,14 +191,9 @@ impl<'m> Route<'m> {
             let home = model.placements.iter().max_by_key(drawn);
             Choice { order: home.into_iter().collect(), probes: false }
         } else {
-            model.choose(health, now).map_err(|until| {
-                let wait = until.duration_since(now).unwrap_or_default();
-                Reason::AllBackendsThrottled
-                    .because("Every backend of this model asks for a pause. Try again after it.")
-                    .retry_after(wait.min(LONGEST_PAUSE))
-            })?
+            choose(model, turn, health, now)?
         };
-        Ok(Self { model, choice, stays })
+        Ok(Self { model, choice, turn, stays })
     }
 
     fn first(&self) -> Result<&'m Placement, Answer> {
@@ -224,11 +225,26 @@ impl<'m> Route<'m> {
                 self.model.cluster(&self.choice.order)
             },
             recipe: self.is_pooled().then(recipe),
-            probes: self.choice.probes.then(|| self.model.name.clone()),
             path,
             content_length,
+            probes: self.choice.probes,
+            turn: self.turn,
         })
     }
+}
+
+fn choose<'m>(
+    model: &'m Model,
+    turn: u64,
+    health: &Health,
+    now: SystemTime,
+) -> Result<Choice<'m>, Answer> {
+    model.choose(turn, health, now).map_err(|until| {
+        let wait = until.duration_since(now).unwrap_or_default();
+        Reason::AllBackendsThrottled
+            .because("Every backend of this model asks for a pause. Try again after it.")
+            .retry_after(wait.min(LONGEST_PAUSE))
+    })
 }
 
 impl Dispatch {
@@ -238,10 +254,40 @@ impl Dispatch {
             backend: Arc::clone(&subscription.home),
             cluster: subscription.home.cluster.clone(),
             recipe: None,
-            probes: None,
             path,
             content_length: None,
+            probes: false,
+            turn: 0,
         }
+    }
+
+    /// The model for which this request tries whether the backend is well again, if it does.
+    pub fn probes(&self) -> Option<&str> {
+        self.recipe.as_ref().filter(|_| self.probes).map(|recipe| recipe.model.as_str())
+    }
+
+    /// Chooses again among the backends of a pool: what was chosen before may be left alone by now,
+    /// or another request may try whether it is well again.
+    ///
+    /// # Errors
+    /// All of them are left alone.
+    pub fn choose_again(
+        &mut self,
+        config: &Config,
+        health: &Health,
+        now: SystemTime,
+    ) -> Result<(), Answer> {
+        let Some(recipe) = &mut self.recipe else {
+            return Ok(());
+        };
+        let model = config.models.get(&recipe.model).ok_or_else(unserved)?;
+        let Choice { order, probes } = choose(model, self.turn, health, now)?;
+        let first = order.first().ok_or_else(unserved)?;
+        self.backend = Arc::clone(&first.backend);
+        self.cluster = model.cluster(&order);
+        self.probes = probes;
+        recipe.tries = order.len() as u64;
+        Ok(())
     }
 }
 

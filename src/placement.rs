@@ -13,6 +13,13 @@ use crate::pool::{Order, MOST_ATTEMPTS};
 #[derive(Debug, Default)]
 pub struct Turns(AtomicU64);
 
+impl Turns {
+    /// The next request's turn.
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 /// Two models are the same however often they were asked for.
 impl PartialEq for Turns {
     fn eq(&self, _: &Self) -> bool {
@@ -32,13 +39,18 @@ pub struct Choice<'m> {
 }
 
 impl Model {
-    /// The backends for the next request: of the lowest priority number with one that may be asked, by
-    /// weight within it, and then the others that may be asked. In any run of as many requests as the
-    /// tier's weights add up to, each placement has exactly its weight.
+    /// The backends for a request: of the lowest priority number with one that may be asked, by weight
+    /// within it, and then the others that may be asked. In any run of as many turns as the tier's
+    /// weights add up to, each placement has exactly its weight.
     ///
     /// # Errors
     /// All of them are left alone, and the first one no longer at this time.
-    pub fn choose(&self, health: &Health, now: SystemTime) -> Result<Choice<'_>, SystemTime> {
+    pub fn choose(
+        &self,
+        turn: u64,
+        health: &Health,
+        now: SystemTime,
+    ) -> Result<Choice<'_>, SystemTime> {
         let mut ready = Vec::with_capacity(self.placements.len());
         let mut soonest: Option<SystemTime> = None;
         for placement in &self.placements {
@@ -58,7 +70,6 @@ impl Model {
                 }
             }
         }
-        let turn = self.turns.0.fetch_add(1, Ordering::Relaxed);
         let first = by_weight(&ready, turn).ok_or(soonest.unwrap_or(now))?;
         Ok(Choice { order: self.order(health, first, now), probes: false })
     }
@@ -155,9 +166,8 @@ mod tests {
     }
 
     fn chosen(model: &Model, turns: std::ops::Range<u64>) -> Vec<&str> {
-        model.turns.0.store(turns.start, Ordering::Relaxed);
         turns
-            .filter_map(|_| model.choose(&Health::default(), now()).ok())
+            .filter_map(|turn| model.choose(turn, &Health::default(), now()).ok())
             .map(|choice| choice.order[0].backend.name.as_str())
             .collect()
     }
@@ -206,7 +216,7 @@ mod tests {
     /// The backends that the next request tries, in order; `?` in front of a probe.
     fn order(model: &Model, health: &Health, later: u64) -> Result<String, u64> {
         let time = now() + Duration::from_secs(later);
-        match model.choose(health, time) {
+        match model.choose(model.turns.next(), health, time) {
             Ok(Choice { order, probes }) => {
                 let names: Vec<_> = order.iter().map(|one| one.backend.name.as_str()).collect();
                 Ok((if probes { "?" } else { "" }).to_owned() + &names.join(">"))

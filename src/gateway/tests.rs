@@ -1,3 +1,5 @@
+mod pools;
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;

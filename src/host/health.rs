@@ -29,17 +29,19 @@ pub(super) fn load() -> Health {
     read().0
 }
 
-/// Says that this request tries whether a backend is well again.
-pub(super) fn probe(backend: &str, model: &str, now: SystemTime) {
-    change(|health| match health.availability(backend, model, now) {
+/// Says that this request tries whether a backend is well again. False where another one has said so
+/// first, or there is nothing to try any more.
+pub(super) fn probe(backend: &str, model: &str, now: SystemTime) -> bool {
+    let claim = |health: &Health| match health.availability(backend, model, now) {
         Availability::Probe => Some(health.probe(backend, model, now)),
         Availability::Ready | Availability::Cooling(_) => None,
-    });
+    };
+    change(&claim).is_some()
 }
 
 /// Says that an attempt went away which was to try whether a backend is well again.
 pub(super) fn give_back(backend: &str, model: &str, now: SystemTime) {
-    change(|health| health.give_back(backend, model, now));
+    change(&|health| health.give_back(backend, model, now));
 }
 
 /// Remembers how an attempt ended.
@@ -54,7 +56,7 @@ pub(super) fn record(
     metrics.count_attempt(backend, outcome);
     let dice = dice(now);
     let Some((before, after)) =
-        change(|health| health.record(backend, model, outcome, now, policy, dice))
+        change(&|health| health.record(backend, model, outcome, now, policy, dice))
     else {
         return;
     };
@@ -82,7 +84,7 @@ fn read() -> (Health, Option<u32>) {
 }
 
 /// Changes the memory; what it was and what it is then, or `None` where it stays as it is.
-fn change(change: impl Fn(&Health) -> Option<Health>) -> Option<(Health, Health)> {
+fn change(change: &dyn Fn(&Health) -> Option<Health>) -> Option<(Health, Health)> {
     for _ in 0..ATTEMPTS {
         let (before, version) = read();
         let after = change(&before)?;

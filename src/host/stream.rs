@@ -134,18 +134,20 @@ impl Stream {
     fn send(
         &self,
         worker: &Worker,
-        dispatch: Dispatch,
+        mut dispatch: Dispatch,
         watch: Option<Watch>,
         held: usize,
         now: SystemTime,
     ) -> Action {
         let deadline = now + worker.config.token_wait;
         match worker.admit(&dispatch.backend, now, deadline) {
-            Ok(Some(bearer)) => {
-                worker.forward(&dispatch, &bearer, now);
-                self.stage.replace(Stage::forwarded(dispatch, watch));
-                Action::Continue
-            }
+            Ok(Some(bearer)) => match worker.forward(&mut dispatch, &bearer, now) {
+                Ok(()) => {
+                    self.stage.replace(Stage::forwarded(dispatch, watch));
+                    Action::Continue
+                }
+                Err(answer) => self.answer(worker, &answer),
+            },
             Ok(None) => {
                 self.stage.replace(Stage::Token { dispatch, watch, held, deadline });
                 self.wait(worker, Duration::ZERO);

@@ -155,13 +155,19 @@ impl Waiter {
         }
     }
 
-    /// Lets the request go on.
+    /// Lets the request go on, to whom it would choose now.
     fn forward(&self, worker: &Worker, bearer: &Bearer, now: SystemTime) {
         let stage = self.stage.replace(Stage::Answered);
-        if let Stage::Token { dispatch, watch, .. } = stage {
-            worker.forward(&dispatch, bearer, now);
-            self.stage.replace(Stage::forwarded(dispatch, watch));
-            let _ = hostcalls::resume_http_request();
+        let Stage::Token { mut dispatch, watch, .. } = stage else {
+            return;
+        };
+        let chosen = dispatch.choose_again(&worker.config, &worker.health(), now);
+        match chosen.and_then(|()| worker.forward(&mut dispatch, bearer, now)) {
+            Ok(()) => {
+                self.stage.replace(Stage::forwarded(dispatch, watch));
+                let _ = hostcalls::resume_http_request();
+            }
+            Err(answer) => worker.answer(&answer),
         }
     }
 }

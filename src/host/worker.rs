@@ -22,6 +22,9 @@ use crate::health::{Health, Outcome};
 /// How often a worker looks around when nothing is due: tokens that others fetched, the gauge.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// A request that finds one probe after the other taken goes on in the end.
+const CLAIMS: usize = 8;
+
 /// One worker's gateway.
 pub(super) struct Worker {
     pub(super) root: u32,
@@ -83,11 +86,14 @@ impl Worker {
 
     /// Gives the effective stream's request what it leaves with. Its headers must still be held: the
     /// SDK panics otherwise, and then the request does not leave.
-    pub(super) fn forward(&self, dispatch: &Dispatch, bearer: &Bearer, now: SystemTime) {
+    pub(super) fn forward(
+        &self,
+        dispatch: &mut Dispatch,
+        bearer: &Bearer,
+        now: SystemTime,
+    ) -> Result<(), Answer> {
+        self.claim_probe(dispatch, now)?;
         let backend = &dispatch.backend;
-        if let Some(model) = &dispatch.probes {
-            health::probe(&backend.name, model, now);
-        }
         if let Some(recipe) = &dispatch.recipe {
             let _ = hostcalls::set_property(vec![RECIPE], Some(&recipe.to_bytes()));
         }
@@ -109,6 +115,22 @@ impl Worker {
         // were measured; this says so.
         let _ = hostcalls::call_foreign_function("clear_route_cache", None);
         self.metrics.count_forwarded(&backend.name);
+        Ok(())
+    }
+
+    /// Has a request that tries whether a backend is well again say so, or go elsewhere: another one may
+    /// have said so since it chose.
+    fn claim_probe(&self, dispatch: &mut Dispatch, now: SystemTime) -> Result<(), Answer> {
+        for _ in 0..CLAIMS {
+            let Some(model) = dispatch.probes() else {
+                break;
+            };
+            if health::probe(&dispatch.backend.name, model, now) {
+                break;
+            }
+            dispatch.choose_again(&self.config, &self.health(), now)?;
+        }
+        Ok(())
     }
 
     /// Tells the caller of a pool's answer who gave it and after how many attempts, and remembers a

@@ -1,0 +1,145 @@
+"""Who waits for a token chooses its region when the token comes: what has been learnt meanwhile
+counts, and a crowd that has waited is not let loose on one region."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+
+import pytest
+
+from azure_sim import AzureSim, Delivery, Gate, ManagedIdentity, errors
+from azure_sim.records import RecordedRequest
+from azure_sim.script import Step
+from e2e import config
+from e2e.bootstrap import Options, listener
+from e2e.gateway import Gateway
+from e2e.regions import KEY, add_regions, calls, chat, document, options, own_headers, served
+from e2e.wire import Connection, request
+
+Start = Callable[..., Gateway]
+MODEL = "m1"
+CROWD = 40
+ACTIVE = "http.ingress.downstream_rq_active"
+
+
+@pytest.fixture(scope="module")
+def regions(azure: AzureSim) -> AzureSim:
+    add_regions(azure)
+    return azure
+
+
+@dataclass
+class Late:
+    """A gateway that has its token, and beside it a listener for the same models whose identity's
+    endpoint answers once the test says so."""
+
+    gateway: Gateway
+    token: Gate
+
+    def crowd(self) -> List[Connection]:
+        """Callers of that listener, all of whom wait; every other one names its model in the body.
+        """
+        rest = b'"messages":[{"role":"user","content":"hi"}]}'
+        headers = [("api-key", KEY), ("content-type", "application/json")]
+        deployment = f"/openai/deployments/{MODEL}/chat/completions?api-version=2024-10-21"
+        raw = [request("POST", deployment, headers, b"{" + rest),
+               request("POST", "/openai/v1/chat/completions", headers,
+                       b'{"model":"%s",' % MODEL.encode() + rest)]
+        port = self.gateway.envoy.port("late")
+        found = [Connection(port, timeout=40.0) for _ in range(CROWD)]
+        for number, one in enumerate(found):
+            one.send(raw[number % 2])
+        self.gateway.envoy.wait_for_stat(ACTIVE, CROWD)
+        return found
+
+
+@pytest.fixture
+def late(regions: AzureSim, start_gateway: Start) -> Iterator[Late]:
+    with _late(regions, start_gateway) as found:
+        yield found
+
+
+@contextmanager
+def _late(regions: AzureSim, start_gateway: Start) -> Iterator[Late]:
+    identity, token = ManagedIdentity(), Gate()
+
+    def rule(seen: RecordedRequest) -> Optional[Step]:
+        is_late = dict(seen.query).get("client_id") == identity.client_id
+        return Delivery(before=token) if is_late else None
+    regions.identity.user_assigned = [identity]
+    regions.identity.script.always(rule)
+    how = options()
+    waiting = document(regions)
+    waiting.update(identity=config.managed_identity(client_id=identity.client_id),
+                   token_wait="60s")
+
+    def edit(bootstrap: Dict[str, Any]) -> None:
+        how["edit"](bootstrap)
+        more = listener(waiting, Options(pools=how["pools"], edit_listener=how["edit_listener"]))
+        bootstrap["static_resources"]["listeners"].append({**more, "name": "late"})
+    with start_gateway(document(regions), **{**how, "edit": edit}) as gateway:
+        for _ in range(8):
+            chat(gateway, "m0").raise_for_status()
+        for resource in regions.resources.values():
+            resource.recorder.clear()
+        yield Late(gateway, token)
+    token.open()
+
+
+def test_a_crowd_that_has_waited_leaves_alone_what_cools(late: Late, regions: AzureSim) -> None:
+    crowd = late.crowd()
+    assert calls(regions) == {}
+    regions.resources["aa"].script.then(errors.throttled(retry_after_ms="600000"))
+    served(chat(late.gateway, MODEL), "bb", 2)
+    late.token.open()
+    for one in crowd:
+        served(one.read_response(), "bb", 1)
+        one.close()
+    assert calls(regions) == {"aa": 1, "bb": 1 + CROWD}
+
+
+def test_one_of_a_crowd_that_has_waited_tries_what_has_cooled(
+        late: Late, regions: AzureSim) -> None:
+    aa = regions.resources["aa"]
+    aa.script.then(errors.throttled(retry_after_ms="300"))
+    served(chat(late.gateway, MODEL), "bb", 2)
+    time.sleep(0.4)  # the cooldown has a tenth more at the most
+    crowd = late.crowd()
+    gate = Gate()
+    aa.script.always(Delivery(before=gate))
+    late.token.open()
+    with ThreadPoolExecutor(CROWD) as pool:
+        left = {pool.submit(one.read_response) for one in crowd}
+        done: Set[Any] = set()
+        while len(left) > 1:
+            some, left = wait(left, timeout=40.0, return_when=FIRST_COMPLETED)
+            assert some
+            done |= some
+        gate.open()
+        for future in done:
+            served(future.result(), "bb", 1)
+        [probe] = left
+        served(probe.result(), "aa", 1)
+    for one in crowd:
+        one.close()
+    assert calls(regions) == {"aa": 2, "bb": CROWD}
+
+
+def test_a_crowd_that_has_waited_is_told_when_everything_cools(
+        late: Late, regions: AzureSim) -> None:
+    crowd = late.crowd()
+    for name, pause in (("aa", "600000"), ("bb", "60000"), ("cc", "600000")):
+        regions.resources[name].script.then(errors.throttled(retry_after_ms=pause))
+    assert chat(late.gateway, MODEL).status_code == 429
+    late.token.open()
+    for one in crowd:
+        answer = one.read_response()
+        assert answer.status == 429
+        assert own_headers(answer) == {"x-aoai-reason": "all_backends_throttled"}
+        assert 0 < int(answer.head.header("retry-after-ms") or 0) <= 66_000
+        one.close()
+    assert calls(regions) == {"aa": 1, "bb": 1, "cc": 1}
