@@ -125,7 +125,7 @@ pub fn admit(
         let route = Route::find(subscription, model, operation.stays, health, now)?;
         let deployment = &route.first()?.deployment;
         // In a pool, every attempt does this for its own backend.
-        let path = write_renamed(&target, (!route.is_pooled()).then_some((rename, deployment)));
+        let path = write_renamed(&target, (!route.is_pooled).then_some((rename, deployment)));
         let other_path = (path != head.path).then(|| path.clone());
         let recipe = || Recipe {
             model: model.name.clone(),
@@ -170,8 +170,9 @@ struct Route<'m> {
     model: &'m Model,
     choice: Choice<'m>,
     turn: u64,
-    /// Whether it goes there and nowhere else.
-    stays: bool,
+    /// Whether the backend stage makes the attempts. It goes to the one backend and nowhere else
+    /// otherwise, and nobody remembers how that was.
+    is_pooled: bool,
 }
 
 impl<'m> Route<'m> {
@@ -183,17 +184,18 @@ impl<'m> Route<'m> {
         now: SystemTime,
     ) -> Result<Self, Answer> {
         let turn = model.turns.next();
-        let choice = if stays {
+        let is_pooled = model.is_pooled() && !stays;
+        let choice = if is_pooled {
+            choose(model, turn, health, now)?
+        } else {
             // The subscription's home is the backend it is drawn to most, so that this is the same one
             // where the model is there.
             let drawn =
                 |placement: &&Placement| affinity(&subscription.id, &placement.backend.name);
             let home = model.placements.iter().max_by_key(drawn);
             Choice { order: home.into_iter().collect(), probes: false }
-        } else {
-            choose(model, turn, health, now)?
         };
-        Ok(Self { model, choice, turn, stays })
+        Ok(Self { model, choice, turn, is_pooled })
     }
 
     fn first(&self) -> Result<&'m Placement, Answer> {
@@ -205,11 +207,6 @@ impl<'m> Route<'m> {
         self.choice.order.len() as u64
     }
 
-    /// Whether the backend stage makes the attempts.
-    fn is_pooled(&self) -> bool {
-        !self.stays && self.model.placements.len() > 1
-    }
-
     fn dispatch(
         &self,
         path: Option<Vec<u8>>,
@@ -219,12 +216,12 @@ impl<'m> Route<'m> {
         let first = self.first()?;
         Ok(Dispatch {
             backend: Arc::clone(&first.backend),
-            cluster: if self.stays {
-                first.backend.cluster.clone()
-            } else {
+            cluster: if self.is_pooled {
                 self.model.cluster(&self.choice.order)
+            } else {
+                first.backend.cluster.clone()
             },
-            recipe: self.is_pooled().then(recipe),
+            recipe: self.is_pooled.then(recipe),
             path,
             content_length,
             probes: self.choice.probes,
@@ -326,7 +323,7 @@ impl Reading {
         let route = Route::find(&self.subscription, model, self.stays, health, now)?;
         let deployment = &route.first()?.deployment;
         // In a pool, every attempt does this for its own backend.
-        let splice = (!route.is_pooled() && *deployment != field.name)
+        let splice = (!route.is_pooled && *deployment != field.name)
             .then(|| Splice { at: field.at.clone(), with: self.reader.spell(deployment) });
         let content_length = match (&splice, self.content_length) {
             (Some(splice), Some(length)) => Some(splice.length_of(length)),

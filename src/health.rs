@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::config::Failover;
+use crate::config::{Config, Failover};
 
 /// How long a probe's answer is waited for. Azure refuses a throttled request at once, so one that it
 /// has not refused by then has been taken, and so may others be.
@@ -171,12 +171,22 @@ impl Health {
         (health != *self).then_some(health)
     }
 
+    /// The memory without what is over and concerns no pool of this configuration, or `None` where it
+    /// stays what it is. What is left alone is remembered all the same: the configuration after this
+    /// one may have it again, and another one of the same proxy may have it now.
+    pub fn forget(&self, config: &Config, now: SystemTime) -> Option<Self> {
+        let mut health = self.clone();
+        health.troubles.retain(|Trouble { backend, model, state, .. }| {
+            let model = config.models.get(model).filter(|model| model.is_pooled());
+            state.is_left_alone(now) || model.is_some_and(|model| model.on(backend).is_some())
+        });
+        (health != *self).then_some(health)
+    }
+
     /// How many pairs are left alone now, for a backend.
     pub fn cooling(&self, backend: &str, now: SystemTime) -> usize {
-        let is_cooling = |trouble: &&Trouble| {
-            trouble.backend == backend
-                && matches!(trouble.state, State::Cooling(until) | State::Probed(until) if now < until)
-        };
+        let is_cooling =
+            |trouble: &&Trouble| trouble.backend == backend && trouble.state.is_left_alone(now);
         self.troubles.iter().filter(is_cooling).count()
     }
 
@@ -187,6 +197,12 @@ impl Health {
     fn without(&self, backend: &str, model: &str) -> Self {
         let others = self.troubles.iter().filter(|trouble| !trouble.is(backend, model));
         Self { troubles: others.cloned().collect() }
+    }
+}
+
+impl State {
+    fn is_left_alone(self, now: SystemTime) -> bool {
+        matches!(self, Self::Cooling(until) | Self::Probed(until) if now < until)
     }
 }
 
@@ -378,6 +394,47 @@ mod tests {
         assert_eq!(health.availability("sweden", "m", at(1)), Ready);
         assert_eq!((health.cooling("eastus", at(1)), health.cooling("sweden", at(1))), (1, 0));
         assert_eq!(health.cooling("eastus", at(7)), 0);
+    }
+
+    #[test]
+    fn what_a_configuration_lacks_is_forgotten_once_it_is_over() {
+        let document = format!(
+            r#"{{
+            "identity": {{"managed_identity": {{"cluster": "imds"}}}},
+            "subscriptions": [{{"id": "a", "keys": ["{}"], "models": ["*"]}}],
+            "backends": [
+                {{"name": "eastus", "endpoint": "https://contoso-eastus.openai.azure.com"}},
+                {{"name": "sweden", "endpoint": "https://contoso-sweden.openai.azure.com"}},
+                {{"name": "france", "endpoint": "https://contoso-france.openai.azure.com"}}
+            ],
+            "models": [
+                {{"name": "m", "backends": [{{"backend": "eastus"}}, {{"backend": "sweden"}}]}},
+                {{"name": "single", "backends": [{{"backend": "eastus"}}]}}
+            ]}}"#,
+            crate::digest::Digest::of(b"key")
+        );
+        let config = Config::from_json(document.as_bytes()).unwrap();
+        let forgotten = |backend, model, outcome, seconds| {
+            let health = Health::default().record(backend, model, outcome, at(0), &policy(), 0);
+            health.unwrap().forget(&config, at(seconds)) == Some(Health::default())
+        };
+        let rows = [
+            ("a pool's", "eastus", "m", hint(7), 9, false),
+            ("a model that is gone", "eastus", "other", hint(7), 9, true),
+            ("which is left alone still", "eastus", "other", hint(7), 5, false),
+            ("and had failed once", "eastus", "other", Failed, 0, true),
+            ("a backend that is gone", "spare", "m", hint(7), 9, true),
+            ("a backend of other models", "france", "m", hint(7), 9, true),
+            ("a model that has no pool", "eastus", "single", hint(7), 9, true),
+        ];
+        for (name, backend, model, outcome, seconds, expected) in rows {
+            assert_eq!(forgotten(backend, model, outcome, seconds), expected, "{name}");
+        }
+        let both = Health::default().record("spare", "m", Failed, at(0), &policy(), 0).unwrap();
+        let both = both.record("eastus", "m", hint(7), at(0), &policy(), 0).unwrap();
+        let kept = both.forget(&config, at(9)).unwrap();
+        assert_eq!(kept.availability("eastus", "m", at(9)), Probe, "only the others are forgotten");
+        assert_eq!(kept.forget(&config, at(9)), None);
     }
 
     #[test]

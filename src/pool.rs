@@ -28,6 +28,11 @@ pub const MOST_ATTEMPTS: usize = 3;
 pub type Order<'m> = Vec<&'m Placement>;
 
 impl Model {
+    /// Whether it has several backends, so that a pool tries one after the other.
+    pub fn is_pooled(&self) -> bool {
+        self.placements.len() > 1
+    }
+
     /// Each order in which the model's backends may be tried: any of them first, and then some of the
     /// others by priority. Which others depends on who is left alone at the time. A model on one
     /// backend has one order and needs no pool.
@@ -54,7 +59,7 @@ impl Model {
     /// where the model has no other.
     pub fn cluster(&self, order: &[&Placement]) -> String {
         match order {
-            [only] if self.placements.len() < 2 => only.backend.cluster.clone(),
+            [only] if !self.is_pooled() => only.backend.cluster.clone(),
             order => pool_name(order.iter().map(|placement| placement.backend.name.as_str())),
         }
     }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::metrics::Metrics;
 use super::worker::dice;
-use crate::config::Failover;
+use crate::config::{Config, Failover};
 use crate::health::{Availability, Health, Outcome};
 
 /// Where the memory is in the store that all workers share. Names of backends mean the same to all
@@ -22,6 +22,11 @@ pub(super) fn prepare() {
     if matches!(hostcalls::get_shared_data(KEY), Ok((None, _))) {
         let _ = hostcalls::set_shared_data(KEY, Some(&Health::default().to_bytes()), None);
     }
+}
+
+/// Forgets what is over and concerns none of this configuration's pools.
+pub(super) fn forget(config: &Config, now: SystemTime) {
+    change(&|health| health.forget(config, now));
 }
 
 /// What is remembered now.

@@ -42,13 +42,14 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(root: u32, config: Config) -> Self {
+        health::forget(&config, now());
         Self {
             root,
             tokens: Tokens::of(&config),
             waiting: WaitingRoom::default(),
             metrics: Metrics::define(&config),
             diagnoses: Diagnoses::default(),
-            has_pools: config.models.values().any(|model| model.placements.len() > 1),
+            has_pools: config.models.values().any(|model| model.is_pooled()),
             config,
             period: Cell::new(Duration::ZERO),
         }

@@ -39,9 +39,13 @@ fn dispatch(config: &Config, health: &Health, model: &str) -> Dispatch {
 
 /// The memory of backends that are left alone for so many seconds.
 fn cooling(rows: &[(&str, u64)]) -> Health {
+    cooling_for("m", rows)
+}
+
+fn cooling_for(model: &str, rows: &[(&str, u64)]) -> Health {
     rows.iter().fold(Health::default(), |health, &(backend, seconds)| {
         let outcome = Outcome::Throttled(Some(Duration::from_secs(seconds)));
-        health.record(backend, "m", outcome, now(), &Failover::default(), 0).expect("a change")
+        health.record(backend, model, outcome, now(), &Failover::default(), 0).expect("a change")
     })
 }
 
@@ -120,9 +124,12 @@ fn choosing_again_takes_nobody_elses_turn() {
 #[test]
 fn where_there_is_no_pool_there_is_nothing_to_choose() {
     let config = config();
-    let mut dispatch = dispatch(&config, &Health::default(), "single");
-    let before = dispatch.clone();
-    dispatch.choose_again(&config, &cooling(&[("aa", 60)]), now()).expect("no choice");
-    assert_eq!(dispatch, before);
+    let before = dispatch(&config, &Health::default(), "single");
+    // From a configuration in which it had a pool.
+    let health = cooling_for("single", &[("aa", 60)]);
+    let mut dispatch = dispatch(&config, &health, "single");
+    assert_eq!(dispatch.probes(), None);
+    dispatch.choose_again(&config, &health, now()).expect("no choice");
+    assert_eq!((&dispatch.cluster, &dispatch.backend), (&before.cluster, &before.backend));
     assert_eq!(dispatch.cluster, "aoai_aa");
 }
