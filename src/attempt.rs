@@ -59,23 +59,22 @@ pub struct Attempt {
 }
 
 impl Recipe {
-    /// The attempt at this backend, `number` counted from 1; `before` is how long the one before it has
-    /// waited for an answer in vain.
+    /// The attempt at this backend, `number` counted from 1; `waited` is for how long backends have had
+    /// the whole request by now.
     ///
     /// # Errors
-    /// The model is not on this backend, or another attempt failed so late that this one must not be
-    /// made.
+    /// The model is not on this backend, or it is too late for another attempt than the first.
     pub fn attempt(
         &self,
         config: &Config,
         backend: &str,
         number: u64,
-        before: Duration,
+        waited: Duration,
     ) -> Result<Attempt, Answer> {
         let placement = config.models.get(&self.model).and_then(|model| model.on(backend));
         let placement = placement.ok_or_else(|| Reason::UnknownBackend.because(NOT_HERE))?;
         // Envoy goes on by itself when there was no answer, from the pool's end to its beginning too.
-        if number > 1 && !self.may_move_on(number - 1, &config.failover, before) {
+        if number > 1 && !self.may_move_on(number - 1, &config.failover, waited) {
             return Err(Reason::BackendFailed.because(NO_OTHER));
         }
         let deployment = placement.deployment.as_str();
@@ -99,9 +98,9 @@ impl Recipe {
         })
     }
 
-    /// Whether another backend may be tried after this attempt, counted from 1: there is one, and this
-    /// one has not taken too long, from the request's last byte on. What hung for a minute may be a
-    /// request that is answered by then.
+    /// Whether another backend may be tried after this attempt, counted from 1: there is one, and it is
+    /// not too late, from the request's last byte on. The caller has a limit of its own, and what hung
+    /// for a minute may be a request that is answered by then.
     pub fn may_move_on(&self, number: u64, policy: &Failover, waited: Duration) -> bool {
         number < self.tries && waited <= policy.retry_within
     }
@@ -312,8 +311,8 @@ mod tests {
     fn there_is_an_end_to_moving_on() {
         let recipe = recipe(None, None, "/openai/v1/embeddings");
         let reason = |backend, number, seconds| {
-            let before = Duration::from_secs(seconds);
-            recipe.attempt(&config(), backend, number, before).err().map(|answer| answer.reason)
+            let waited = Duration::from_secs(seconds);
+            recipe.attempt(&config(), backend, number, waited).err().map(|answer| answer.reason)
         };
         let rows = [
             ("the first, however late", "eastus", 1, 60, None),

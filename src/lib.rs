@@ -14,7 +14,7 @@
 //! | [`health`], [`hint`] | which backends are left alone, and for how long |
 //! | [`pool`] | which cluster tries it first, and then others |
 //! | [`gateway`] | the way itself, which puts these together |
-//! | [`attempt`] | the backend stage: one attempt at one of a pool's backends |
+//! | [`attempt`], [`progress`] | the backend stage: one attempt at one of a pool's backends, and how far they have come |
 //! | [`identity`] | the token that the request leaves with |
 //! | [`answer`] | what the caller gets where the way ends early |
 //! | [`diagnosis`] | what a backend's answer tells of a mistake |
@@ -38,6 +38,7 @@ pub mod metrics;
 pub mod operation;
 pub mod placement;
 pub mod pool;
+pub mod progress;
 pub mod target;
 
 #[cfg(target_arch = "wasm32")]

@@ -215,7 +215,7 @@ pub struct Failover {
     pub longest_cooldown: Duration,
     /// How many 5xx or connection failures in a row cool a backend.
     pub failures_in_a_row: u32,
-    /// No further attempt is started when the request came longer ago than this.
+    /// No further attempt starts later than this after a backend first had the whole request.
     pub retry_within: Duration,
 }
 

@@ -1,22 +1,22 @@
 //! One attempt at one backend: Envoy's upstream callbacks, turned into steps of the backend stage.
 
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, MapType};
 
-use super::health;
 use super::metrics::Metrics;
-use super::stream::{self, State};
 use super::tokens::{Bearer, Tokens};
 use super::worker::{now, set_header};
+use super::{health, progress, stream};
 use crate::answer::{Answer, Reason};
 use crate::attempt::{self, Pass, Recipe, Splicer};
 use crate::config::Config;
 use crate::head::OWN_PREFIX;
 use crate::health::Outcome;
+use crate::progress::{Last, Progress};
 
 /// Where the endpoint of an attempt says which backend it is.
 const BACKEND: [&str; 5] = ["xds", "upstream_host_metadata", "filter_metadata", "aoai", "backend"];
@@ -56,12 +56,12 @@ pub(super) struct Attempt {
 
 enum Stage {
     New,
-    /// It is on its way to this backend, which has all of it since then.
+    /// It is on its way to this backend.
     Sent {
         backend: String,
         recipe: Recipe,
         splicer: Option<Splicer>,
-        since: Option<SystemTime>,
+        progress: Progress,
     },
     /// Its answer has begun, or the filter has given one.
     Over,
@@ -74,23 +74,23 @@ impl Attempt {
 
     fn begin(&mut self, shared: &Backends) -> Result<(), Answer> {
         let unknown = || Reason::UnknownBackend.because(NO_METADATA);
-        let recipe = stream::read_property(stream::RECIPE);
-        let recipe = recipe.and_then(|bytes| Recipe::from_bytes(&bytes)).ok_or_else(unknown)?;
+        let recipe = progress::recipe().ok_or_else(unknown)?;
         let backend = hostcalls::get_property(BACKEND.to_vec()).ok().flatten();
         let backend = backend.and_then(|name| String::from_utf8(name).ok()).ok_or_else(unknown)?;
         let now = now();
 
         // Whoever was tried before has not answered: an answer would have been written down.
-        let mut before = Duration::ZERO;
-        if let State::Tried(earlier, since) = State::read() {
+        let mut progress = progress::load();
+        if let Last::Tried(earlier) = &progress.last {
             let failed = Outcome::Failed;
             let policy = &shared.config.failover;
-            health::record(&earlier, &recipe.model, failed, now, policy, &shared.metrics);
-            before = since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default();
+            health::record(earlier, &recipe.model, failed, now, policy, &shared.metrics);
         }
-        let attempt = recipe.attempt(&shared.config, &backend, stream::attempts(), before)?;
+        let (number, waited) = (progress::attempts(), progress.waited(now));
+        let attempt = recipe.attempt(&shared.config, &backend, number, waited)?;
         let bearer = shared.bearer(attempt.credential, now)?;
-        State::Tried(backend.clone(), None).write();
+        progress.last = Last::Tried(backend.clone());
+        progress::store(&progress);
 
         set_header(":authority", attempt.authority.as_bytes());
         set_header(":path", &attempt.path);
@@ -101,20 +101,22 @@ impl Attempt {
             set_header("content-length", length.to_string().as_bytes());
         }
         let splicer = attempt.splice.map(Splicer::new);
-        self.stage = Stage::Sent { backend, recipe, splicer, since: None };
+        self.stage = Stage::Sent { backend, recipe, splicer, progress };
         Ok(())
     }
 
     /// The backend has the whole request now.
     fn sent(&mut self) {
-        if let Stage::Sent { backend, since, .. } = &mut self.stage {
-            *since = Some(now());
-            State::Tried(backend.clone(), *since).write();
+        if let Stage::Sent { progress: progress @ Progress { whole_since: None, .. }, .. } =
+            &mut self.stage
+        {
+            progress.whole_since = Some(now());
+            progress::store(progress);
         }
     }
 
     fn end(&mut self, shared: &Backends) {
-        let Stage::Sent { backend, recipe, since, .. } =
+        let Stage::Sent { backend, recipe, mut progress, .. } =
             std::mem::replace(&mut self.stage, Stage::Over)
         else {
             return;
@@ -126,15 +128,15 @@ impl Attempt {
         let now = now();
         let policy = &shared.config.failover;
         let outcome = attempt::outcome(status.unwrap_or_default(), headers, now);
-        State::Answered(backend.clone()).write();
+        progress.last = Last::Answered(backend.clone());
+        progress::store(&progress);
         health::record(&backend, &recipe.model, outcome, now, policy, &shared.metrics);
         // What a backend calls by one of the filter's own names decides nothing and tells nobody.
         for (name, _) in pairs.iter().filter(|(name, _)| name.starts_with(OWN_PREFIX)) {
             let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, name);
         }
         let is_trouble = outcome != Outcome::Answered;
-        let waited = since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default();
-        if is_trouble && recipe.may_move_on(stream::attempts(), policy, waited) {
+        if is_trouble && recipe.may_move_on(progress::attempts(), policy, progress.waited(now)) {
             let response = MapType::HttpResponseHeaders;
             let _ = hostcalls::set_map_value_bytes(response, RETRY, Some(b"1"));
         }
@@ -166,7 +168,8 @@ impl HttpContext for Attempt {
             }
             Err(answer) => {
                 self.stage = Stage::Over;
-                State::Answered(String::new()).write();
+                let last = Last::Answered(String::new());
+                progress::store(&Progress { last, ..Progress::default() });
                 shared.metrics.count_answered(answer.reason);
                 stream::send(&answer);
                 Action::Pause

@@ -5,6 +5,7 @@
 //! stream   one for each request, in the gateway stage
 //! attempt  one for each attempt, in the backend stage
 //! worker   what a root and its streams share
+//! progress what the stages leave beside a request for each other
 //! ```
 
 mod attempt;
@@ -12,6 +13,7 @@ mod callout;
 mod diagnosis;
 mod health;
 mod metrics;
+mod progress;
 mod root;
 mod shared;
 mod stream;

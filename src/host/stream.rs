@@ -281,61 +281,6 @@ impl Stage {
     }
 }
 
-/// Where the gateway stage leaves the recipe for the attempts.
-pub(super) const RECIPE: &str = "aoai_recipe";
-
-/// Where the attempts leave word of how far they have come.
-const STATE: &str = "aoai_state";
-
-/// How far the attempts of a request have come: beside the request, for all that come after.
-pub(super) enum State {
-    /// There was none.
-    None,
-    /// This backend was asked, and has not answered; it has had the whole request since then.
-    Tried(String, Option<SystemTime>),
-    /// This backend's answer has begun; no name where the stage itself has answered.
-    Answered(String),
-}
-
-impl State {
-    pub(super) fn read() -> Self {
-        let text = read_property(STATE).and_then(|bytes| String::from_utf8(bytes).ok());
-        match text.as_deref().and_then(|text| text.split_once(' ')) {
-            Some(("tried", rest)) => {
-                let (backend, since) = rest.split_once(' ').unwrap_or((rest, ""));
-                let since = since.parse().ok().map(Duration::from_millis);
-                Self::Tried(backend.to_owned(), since.map(|since| SystemTime::UNIX_EPOCH + since))
-            }
-            Some(("answered", backend)) => Self::Answered(backend.to_owned()),
-            _ => Self::None,
-        }
-    }
-
-    pub(super) fn write(&self) {
-        let text = match self {
-            Self::None => return,
-            Self::Tried(backend, None) => format!("tried {backend}"),
-            Self::Tried(backend, Some(since)) => {
-                let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                format!("tried {backend} {}", since.as_millis())
-            }
-            Self::Answered(backend) => format!("answered {backend}"),
-        };
-        let _ = hostcalls::set_property(vec![STATE], Some(text.as_bytes()));
-    }
-}
-
-/// A property of the request that this module has set.
-pub(super) fn read_property(name: &str) -> Option<Vec<u8>> {
-    hostcalls::get_property(vec![name]).ok().flatten()
-}
-
-/// Which attempt this is, from 1; after the answer, how many there were.
-pub(super) fn attempts() -> u64 {
-    let count = hostcalls::get_property(vec!["upstream", "request_attempt_count"]).ok().flatten();
-    count.and_then(|bytes| bytes.try_into().ok()).map_or(1, u64::from_le_bytes)
-}
-
 /// Sends an answer of the filter's own.
 pub(super) fn send(answer: &Answer) {
     let headers = answer.headers();

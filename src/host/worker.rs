@@ -11,13 +11,15 @@ use super::attempt::RETRY;
 use super::diagnosis::Diagnoses;
 use super::health;
 use super::metrics::Metrics;
-use super::stream::{self, attempts, set_response_header, State, RECIPE};
+use super::progress;
+use super::stream::{self, set_response_header};
 use super::tokens::{Bearer, Tokens};
 use super::waiting::WaitingRoom;
 use crate::answer::{Answer, Reason};
 use crate::config::{Backend, Config};
 use crate::gateway::Dispatch;
 use crate::health::{Health, Outcome};
+use crate::progress::Last;
 
 /// How often a worker looks around when nothing is due: tokens that others fetched, the gauge.
 const IDLE: Duration = Duration::from_secs(5);
@@ -96,7 +98,7 @@ impl Worker {
         self.claim_probe(dispatch, now)?;
         let backend = &dispatch.backend;
         if let Some(recipe) = &dispatch.recipe {
-            let _ = hostcalls::set_property(vec![RECIPE], Some(&recipe.to_bytes()));
+            progress::leave_recipe(recipe);
         }
         if dispatch.recipe.is_none() {
             // The route may have a policy for retries. Nobody looks after those outside of a pool, and a
@@ -137,8 +139,8 @@ impl Worker {
     /// Tells the caller of a pool's answer who gave it and after how many attempts, and remembers a
     /// last attempt that got none. Returns the backend whose answer it is.
     pub(super) fn report(&self, model: &str) -> Option<String> {
-        let (backend, has_answered) = match State::read() {
-            State::Tried(backend, _) => {
+        let (backend, has_answered) = match progress::load().last {
+            Last::Tried(backend) => {
                 // A caller's broken request has an answer of Envoy's own too, and says nothing of it.
                 if is_of_upstream() {
                     let (now, policy) = (now(), &self.config.failover);
@@ -146,15 +148,15 @@ impl Worker {
                 }
                 (backend, false)
             }
-            State::Answered(backend) => (backend, true),
-            State::None => return None,
+            Last::Answered(backend) => (backend, true),
+            Last::None => return None,
         };
         let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, RETRY);
         if !backend.is_empty() {
             set_response_header("x-aoai-backend", &backend);
         }
         // The last one was not made where the backend stage has answered itself.
-        let attempts = attempts().saturating_sub(u64::from(backend.is_empty()));
+        let attempts = progress::attempts().saturating_sub(u64::from(backend.is_empty()));
         self.metrics.count_retries(attempts.saturating_sub(1));
         set_response_header("x-aoai-attempts", &attempts.to_string());
         Some(backend).filter(|backend| has_answered && !backend.is_empty())
