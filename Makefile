@@ -23,10 +23,10 @@ run: wasm tools ## Try it with simulated Azure, or CONFIG=mine.yaml with your ow
 .PHONY: wasm
 wasm: $(WASM) ## Build the module: dist/aoai_filter.wasm
 
-$(WASM): $(SOURCES) .ci/cargo-wasm
+$(WASM): $(SOURCES) .ci/cargo-wasm .ci/wasm-opt
 	.ci/cargo-wasm build --release --lib --locked
 	@mkdir -p $(@D)
-	@cp "$$AOAI_CACHE/wasm/wasm32-unknown-unknown/release/aoai_filter.wasm" $@
+	.ci/wasm-opt "$$AOAI_CACHE/wasm/wasm32-unknown-unknown/release/aoai_filter.wasm" $@
 	@printf '%s: %s bytes\n' $@ $$(wc -c < $@)
 
 .PHONY: tools
