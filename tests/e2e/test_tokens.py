@@ -299,8 +299,9 @@ def test_a_refusal_ends_the_wait_and_is_not_asked_for_again(
             assert answer.head.header("retry-after") is None
         assert len(azure.identity.requests) == asked
         assert resource.requests == []
-        log = gateway.envoy.wait_for_log("This needs mending")
-        [line] = [one for one in log.splitlines() if "This needs mending" in one]
+        log = gateway.envoy.wait_for_log("no token for Azure")
+        [line] = [one for one in log.splitlines() if "no token for Azure" in one]
+        assert "[error]" in line
         assert says in line
         assert int(line.split("Asking again in ")[1].split()[0]) >= 60
 
