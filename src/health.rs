@@ -19,6 +19,19 @@ const VERSION: &str = "1";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
     troubles: Vec<Trouble>,
+    /// By the credential's position; nothing where all have their token. It is not remembered.
+    sign_in: Vec<SignIn>,
+}
+
+/// Whether backends can be signed in to with a credential. What is better comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SignIn {
+    /// It has a token.
+    Ready,
+    /// It may have one soon.
+    Coming,
+    /// Somebody has to mend something first.
+    Refused,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +89,16 @@ pub enum Availability {
 }
 
 impl Health {
+    /// The same, where this is known of the credentials, by position.
+    pub fn with_sign_in(self, sign_in: Vec<SignIn>) -> Self {
+        Self { sign_in, ..self }
+    }
+
+    /// Whether a backend with this credential can be signed in to.
+    pub fn sign_in(&self, credential: usize) -> SignIn {
+        self.sign_in.get(credential).copied().unwrap_or(SignIn::Ready)
+    }
+
     /// Whether nothing is remembered.
     pub fn is_well(&self) -> bool {
         self.troubles.is_empty()
@@ -196,7 +219,7 @@ impl Health {
 
     fn without(&self, backend: &str, model: &str) -> Self {
         let others = self.troubles.iter().filter(|trouble| !trouble.is(backend, model));
-        Self { troubles: others.cloned().collect() }
+        Self { troubles: others.cloned().collect(), sign_in: Vec::new() }
     }
 }
 
@@ -243,7 +266,7 @@ impl Health {
             return None;
         }
         let troubles = lines.map(read_trouble).collect::<Option<_>>()?;
-        Some(Self { troubles })
+        Some(Self { troubles, sign_in: Vec::new() })
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Choice<'m> {
 }
 
 impl Model {
-    /// The backends for a request: of the lowest priority number with one that may be asked, by weight
+    /// The backends for a request, of those that can be signed in to: of the lowest priority number with one that may be asked, by weight
     /// within it, and then the others that may be asked. In any run of as many turns as the tier's
     /// weights add up to, each placement has exactly its weight.
     ///
@@ -54,6 +54,9 @@ impl Model {
         let mut ready = Vec::with_capacity(self.placements.len());
         let mut soonest: Option<SystemTime> = None;
         for placement in &self.placements {
+            if !self.is_signed_in(health, placement) {
+                continue;
+            }
             match health.availability(&placement.backend.name, &self.name, now) {
                 Availability::Ready => ready.push(placement),
                 Availability::Probe => {
@@ -83,6 +86,7 @@ impl Model {
         let may_follow = |placement: &&Placement| {
             let backend = &placement.backend.name;
             *backend != first.backend.name
+                && self.is_signed_in(health, placement)
                 && !matches!(
                     health.availability(backend, &self.name, now),
                     Availability::Cooling(_)
@@ -90,6 +94,13 @@ impl Model {
         };
         let others = self.placements.iter().filter(may_follow).take(MOST_ATTEMPTS - 1);
         std::iter::once(first).chain(others).collect()
+    }
+
+    /// Whether a placement's backend can be signed in to; where none can, whether it may be soonest.
+    fn is_signed_in(&self, health: &Health, placement: &Placement) -> bool {
+        let sign_in = |placement: &Placement| health.sign_in(placement.backend.credential);
+        let best = self.placements.iter().map(sign_in).min();
+        Some(sign_in(placement)) == best
     }
 }
 
@@ -143,7 +154,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Backend, Endpoint, Failover};
-    use crate::health::Outcome;
+    use crate::health::{Outcome, SignIn};
 
     fn model(rows: &[(&str, u32, u32)]) -> Model {
         let placements = rows.iter().map(|&(name, priority, weight)| Placement {
@@ -197,6 +208,29 @@ mod tests {
         let model = model(&[("aa", 0, 2), ("bb", 0, 2)]);
         let chosen = chosen(&model, 0..4);
         assert!(chosen.windows(3).all(|three| three.iter().any(|c| *c != three[0])), "{chosen:?}");
+    }
+
+    #[test]
+    fn a_backend_that_cannot_be_signed_in_to_is_passed_over() {
+        use SignIn::{Coming, Ready, Refused};
+        let mut model = model(&[("aa", 0, 1), ("bb", 1, 1), ("cc", 2, 1)]);
+        for (credential, placement) in model.placements.iter_mut().enumerate() {
+            Arc::get_mut(&mut placement.backend).unwrap().credential = credential;
+        }
+        let rows = [
+            ([Ready, Ready, Ready], "aa>bb>cc"),
+            ([Coming, Ready, Ready], "bb>cc"),
+            ([Ready, Refused, Coming], "aa"),
+            ([Refused, Coming, Refused], "bb"),
+            ([Refused, Coming, Coming], "bb>cc"),
+            ([Refused, Refused, Refused], "aa>bb>cc"),
+        ];
+        for (sign_in, expected) in rows {
+            let health = Health::default().with_sign_in(sign_in.to_vec());
+            assert_eq!(order(&model, &health, 0), Ok(expected.to_owned()), "{sign_in:?}");
+        }
+        let health = cooling(&[("aa", 9)]).with_sign_in(vec![Ready, Coming, Coming]);
+        assert_eq!(order(&model, &health, 0), Err(9), "the one that can be signed in to");
     }
 
     #[test]

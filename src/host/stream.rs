@@ -77,7 +77,7 @@ impl Stream {
                 hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, ":path", Some(&path));
         }
         let now = now();
-        match gateway::admit(&worker.config, &worker.health(), &head, ended, now) {
+        match gateway::admit(&worker.config, &worker.health(now), &head, ended, now) {
             Ok(Step::Send(dispatch)) => self.send(worker, dispatch, None, 0, now),
             Ok(Step::Read(reading)) => {
                 self.stage.replace(Stage::Body { reading, held: 0, check_at: now + BODY_CHECK });
@@ -92,15 +92,16 @@ impl Stream {
     fn read(&self, worker: &Worker, size: usize, ended: bool) -> Action {
         match self.stage.replace(Stage::Answered) {
             Stage::Body { reading, held, check_at } => {
-                let health = worker.health();
-                match reading.read(&worker.config, &health, &body(held, size), ended, now()) {
+                let now = now();
+                let health = worker.health(now);
+                match reading.read(&worker.config, &health, &body(held, size), ended, now) {
                     Ok(BodyStep::Read(reading)) => {
                         self.stage.replace(Stage::Body { reading, held: size, check_at });
                         Action::Pause
                     }
                     Ok(BodyStep::Send { dispatch, splice, watch }) => {
                         let held = splice.map_or(size, |splice| apply(&splice, size));
-                        self.send(worker, dispatch, Some(watch), held, now())
+                        self.send(worker, dispatch, Some(watch), held, now)
                     }
                     Err(answer) => self.answer(worker, &answer),
                 }

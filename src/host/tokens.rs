@@ -13,6 +13,7 @@ use super::worker::dice;
 use crate::answer::Answer;
 use crate::config::{Config, Credential};
 use crate::diagnosis::{Diagnosis, Said};
+use crate::health::SignIn;
 use crate::identity::cache::{Readiness, Slot};
 use crate::identity::token::Token;
 use crate::identity::{fetch_timeout, Failure, Progress, Reply, Request, Step};
@@ -117,6 +118,17 @@ impl Tokens {
         match slot.readiness(now) {
             Readiness::Ready(token) => Look::Ready(self.keep(token)),
             Readiness::Coming(_) | Readiness::Refused(..) => Look::NotReady(slot),
+        }
+    }
+
+    /// Whether there is a token, or when there may be one.
+    pub(super) fn sign_in(&self, now: SystemTime) -> SignIn {
+        match self.look(now) {
+            Look::Ready(_) => SignIn::Ready,
+            Look::NotReady(slot) => match slot.readiness(now) {
+                Readiness::Refused(..) => SignIn::Refused,
+                Readiness::Ready(_) | Readiness::Coming(_) => SignIn::Coming,
+            },
         }
     }
 

@@ -12,6 +12,7 @@ use super::stream::{Stage, BODY_CHECK};
 use super::tokens::{Bearer, Look};
 use super::worker::Worker;
 use crate::answer::{Answer, Reason};
+use crate::health::Health;
 
 /// How often waiting streams are looked after: another worker's token comes without a sound.
 const TOKEN_POLL: Duration = Duration::from_millis(5);
@@ -43,11 +44,13 @@ struct Looks<'w> {
     worker: &'w Worker,
     now: SystemTime,
     found: Vec<OnceCell<Look>>,
+    health: Health,
 }
 
 impl<'w> Looks<'w> {
     fn new(worker: &'w Worker, now: SystemTime) -> Self {
-        Self { worker, now, found: worker.tokens.iter().map(|_| OnceCell::new()).collect() }
+        let found = worker.tokens.iter().map(|_| OnceCell::new()).collect();
+        Self { worker, now, found, health: worker.health(now) }
     }
 
     /// At the token of the credential at this position.
@@ -130,6 +133,11 @@ impl Waiter {
             Stage::Token { dispatch, deadline, .. } => {
                 // A clock that is set back makes nobody wait for longer.
                 *deadline = (*deadline).min(now + worker.config.token_wait);
+                if worker.tokens.len() > 1 {
+                    // Another backend's identity may have its token first. That all of them are left
+                    // alone is told when there is one.
+                    let _ = dispatch.choose_again(&worker.config, &looks.health, now);
+                }
                 match looks.at(dispatch.backend.credential).map(|look| look.admit(now, *deadline)) {
                     Some(Ok(Some(bearer))) => Turn::Forward(bearer),
                     Some(Ok(None)) | None => Turn::Wait,
@@ -161,7 +169,7 @@ impl Waiter {
         let Stage::Token { mut dispatch, watch, .. } = stage else {
             return;
         };
-        let chosen = dispatch.choose_again(&worker.config, &worker.health(), now);
+        let chosen = dispatch.choose_again(&worker.config, &worker.health(now), now);
         match chosen.and_then(|()| worker.forward(&mut dispatch, bearer, now)) {
             Ok(()) => {
                 self.stage.replace(Stage::forwarded(dispatch, watch));

@@ -57,12 +57,16 @@ impl Worker {
         }
     }
 
-    /// What is remembered of backends, where anything can be.
-    pub(super) fn health(&self) -> Health {
-        if self.has_pools {
-            health::load()
-        } else {
-            Health::default()
+    /// What is known of backends, where anything can be.
+    pub(super) fn health(&self, now: SystemTime) -> Health {
+        if !self.has_pools {
+            return Health::default();
+        }
+        let health = health::load();
+        match self.tokens.as_slice() {
+            // A request for the one identity's token waits for it wherever it goes.
+            [] | [_] => health,
+            all => health.with_sign_in(all.iter().map(|tokens| tokens.sign_in(now)).collect()),
         }
     }
 
@@ -105,6 +109,7 @@ impl Worker {
             // second attempt could do a thing twice.
             set_header("x-envoy-max-retries", b"0");
         }
+        // In a pool with several identities, the backend stage puts each attempt's own there.
         set_header("authorization", bearer.value.as_bytes());
         set_header("x-aoai-cluster", dispatch.cluster.as_bytes());
         set_header(":authority", backend.endpoint.authority().as_bytes());
@@ -131,7 +136,7 @@ impl Worker {
             if health::probe(&dispatch.backend.name, model, now) {
                 break;
             }
-            dispatch.choose_again(&self.config, &self.health(), now)?;
+            dispatch.choose_again(&self.config, &self.health(now), now)?;
         }
         Ok(())
     }
