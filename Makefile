@@ -1,18 +1,25 @@
 # Everything that is slow to get or to build, shared by all checkouts and out of reach of `make clean`.
 export AOAI_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aoai-filter
-# Which Envoy to fetch where none is installed.
+# The current Envoy, fetched where none is installed, and the oldest that the module works in.
 export ENVOY_VERSION ?= 1.40.0
+ENVOY_OLDEST := 1.36.4
 
 WASM := dist/aoai_filter.wasm
 AOAI := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/aoai
 SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+
+# pytest in an Envoy: of that version, or without one whichever is here. The tests mostly wait, so
+# that a process for each core pays.
+in-envoy = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
+  AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
+  "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## Show this
 	@printf 'aoai-filter: one key and one address in front of Azure OpenAI, inside Envoy\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nVariables: ENVOY=path/to/envoy, ENVOY_VERSION=%s (fetched if there is none), PORT=10000 and CONFIG=mine.yaml (make run)\n' $(ENVOY_VERSION)
 
 .PHONY: run
@@ -46,8 +53,13 @@ test-native: cargo ## The core and the tool, without Envoy
 
 .PHONY: test-e2e
 test-e2e: wasm tools ## The module in a real Envoy (ARGS="-k name" to choose)
-	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
-	  "$$(.ci/python)" -m pytest -c tests/pytest.ini tests $(ARGS)
+	@$(call in-envoy,) tests $(ARGS)
+
+# One worker or two is a question to the module, not to the version: in the oldest, two will do.
+.PHONY: test-compat
+test-compat: wasm tools ## As test-e2e, in the oldest Envoy that works and in the current one (or in ENVOY)
+	@$(call in-envoy,$(ENVOY_OLDEST)) tests/e2e -k 'not 1-worker' $(ARGS)
+	@$(call in-envoy,$(if $(ENVOY),,$(ENVOY_VERSION))) tests $(ARGS)
 
 .PHONY: lint
 lint: cargo ## rustfmt, clippy (native and wasm), and the edge's border

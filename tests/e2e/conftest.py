@@ -7,7 +7,7 @@ is forgotten before each test. A failing test shows the logs of the Envoys it co
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, Dict, Generator, Iterator
+from typing import Any, Callable, Dict, Generator, Iterator, List
 
 import pytest
 
@@ -52,6 +52,16 @@ def start_gateway(azure: AzureSim, workers: int) -> Iterator[Callable[..., Gatew
         def start(config: Any, **options: Any) -> Gateway:
             return stack.enter_context(Gateway(config, azure, **{"workers": workers, **options}))
         yield start
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """Where tests are spread over processes (`-n`), those that share Envoys stay together: the
+    tests of a module, or of a module and a number of workers, are one piece of work."""
+    for item in items:
+        parameters = getattr(item, "callspec").params if hasattr(item, "callspec") else {}
+        item.add_marker(pytest.mark.xdist_group(
+            f"{item.path.stem}-{parameters.get('workers', 'any')}"))
 
 
 @pytest.hookimpl(tryfirst=True)
