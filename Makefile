@@ -74,9 +74,9 @@ fmt: cargo ## Format the code
 	cargo fmt
 
 .PHONY: bench
-bench: wasm ## Measure: plain Envoy and Envoy with the module, side by side
+bench: wasm ## Measure plain Envoy, the module and Envoy's own filters side by side (ARGS="--rounds 3 --seconds 2")
 	@command -v wrk >/dev/null || .ci/apt-install wrk
-	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) "$$(.ci/python)" tests/bench.py $(ARGS)
+	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) "$$(.ci/python)" tests/bench $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built here (not the cache: $AOAI_CACHE)
