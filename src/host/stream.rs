@@ -46,6 +46,8 @@ pub(super) enum Stage {
         watch: Option<Watch>,
         /// As above.
         held: usize,
+        /// Whether that is all there will be.
+        ended: bool,
         deadline: SystemTime,
     },
     /// It has gone on: to this backend, or to a pool for this model.
@@ -78,7 +80,9 @@ impl Stream {
         }
         let now = now();
         match gateway::admit(&worker.config, &worker.health(now), &head, ended, now) {
-            Ok(Step::Send(dispatch)) => self.send(worker, dispatch, None, 0, now),
+            Ok(Step::Send(dispatch)) => {
+                self.send(worker, dispatch, None, 0, ended, now + worker.config.token_wait)
+            }
             Ok(Step::Read(reading)) => {
                 self.stage.replace(Stage::Body { reading, held: 0, check_at: now + BODY_CHECK });
                 self.wait(worker, BODY_CHECK);
@@ -101,18 +105,20 @@ impl Stream {
                     }
                     Ok(BodyStep::Send { dispatch, splice, watch }) => {
                         let held = splice.map_or(size, |splice| apply(&splice, size));
-                        self.send(worker, dispatch, Some(watch), held, now)
+                        let deadline = now + worker.config.token_wait;
+                        self.send(worker, dispatch, Some(watch), held, ended, deadline)
                     }
                     Err(answer) => self.answer(worker, &answer),
                 }
             }
-            Stage::Token { dispatch, mut watch, held, deadline } => {
+            Stage::Token { mut dispatch, mut watch, held, deadline, .. } => {
                 let read = watch.as_mut().map(|watch| watch.read(&body(held, size), ended));
-                match read.unwrap_or(Ok(())) {
-                    Ok(()) => {
-                        self.stage.replace(Stage::Token { dispatch, watch, held: size, deadline });
-                        Action::Pause
-                    }
+                let now = now();
+                let chosen = read
+                    .unwrap_or(Ok(()))
+                    .and_then(|()| dispatch.choose_again(&worker.config, &worker.health(now), now));
+                match chosen {
+                    Ok(()) => self.send(worker, dispatch, watch, size, ended, deadline),
                     Err(answer) => self.answer(worker, &answer),
                 }
             }
@@ -138,9 +144,10 @@ impl Stream {
         mut dispatch: Dispatch,
         watch: Option<Watch>,
         held: usize,
-        now: SystemTime,
+        ended: bool,
+        deadline: SystemTime,
     ) -> Action {
-        let deadline = now + worker.config.token_wait;
+        let now = now();
         match worker.admit(&dispatch.backend, now, deadline) {
             Ok(Some(bearer)) => match worker.forward(&mut dispatch, &bearer, now) {
                 Ok(()) => {
@@ -150,7 +157,7 @@ impl Stream {
                 Err(answer) => self.answer(worker, &answer),
             },
             Ok(None) => {
-                self.stage.replace(Stage::Token { dispatch, watch, held, deadline });
+                self.stage.replace(Stage::Token { dispatch, watch, held, ended, deadline });
                 self.wait(worker, Duration::ZERO);
                 Action::Pause
             }

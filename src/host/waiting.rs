@@ -130,7 +130,7 @@ impl WaitingRoom {
 impl Waiter {
     fn turn(&self, worker: &Worker, looks: &Looks<'_>, now: SystemTime) -> Turn {
         match &mut *self.stage.borrow_mut() {
-            Stage::Token { dispatch, deadline, .. } => {
+            Stage::Token { dispatch, held, ended, deadline, .. } => {
                 // A clock that is set back makes nobody wait for longer.
                 *deadline = (*deadline).min(now + worker.config.token_wait);
                 if worker.tokens.len() > 1 {
@@ -139,6 +139,17 @@ impl Waiter {
                     let _ = dispatch.choose_again(&worker.config, &looks.health, now);
                 }
                 match looks.at(dispatch.backend.credential).map(|look| look.admit(now, *deadline)) {
+                    // Where Envoy holds some of a body and the request goes on from here, Envoys
+                    // without the mending of envoyproxy/envoy#46841 (1.36.4 is one) lose the body's
+                    // next piece. From that piece's own callback it goes on whole.
+                    Some(Ok(Some(_))) if *held > 0 && !*ended => match now < *deadline {
+                        true => Turn::Wait,
+                        false => Turn::Answer(
+                            Reason::TokenUnavailable
+                                .because(STALLED)
+                                .retry_after(Duration::from_secs(1)),
+                        ),
+                    },
                     Some(Ok(Some(bearer))) => Turn::Forward(bearer),
                     Some(Ok(None)) | None => Turn::Wait,
                     Some(Err(answer)) => Turn::Answer(answer),
@@ -191,6 +202,10 @@ fn body_is_held_back() -> bool {
     let head: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     total.and_then(|total| usize::try_from(total).ok()).is_some_and(|total| total > head)
 }
+
+const STALLED: &str =
+    "This gateway had no token for Azure when the request came, and the rest of its body \
+    has not come since then. Try again.";
 
 const HELD_BACK: &str = "This gateway cannot see the request's body, because its Envoy filter lacks \
     allow_on_headers_stop_iteration: true (Envoy 1.36 or later). Name the model in the URL meanwhile: \

@@ -21,8 +21,8 @@ from e2e.bootstrap import cluster
 from e2e.gateway import Gateway
 from e2e.identity import (FETCHES, closed_gate, fetched, identity_port, more_listeners,
                           token_answer)
-from e2e.single import (JSON_TYPE, KEY, MODEL, V1_CHAT, Json, assert_refused, callers, chat, east,
-                        raw_chat, settings, until_served)
+from e2e.single import (CHAT, JSON_TYPE, KEY, MODEL, V1_CHAT, Json, assert_refused, callers, chat,
+                        east, raw_chat, settings, until_served)
 from e2e.wire import Connection, Response, request
 
 Start = Callable[..., Gateway]
@@ -433,15 +433,36 @@ def test_a_body_that_trickles_in_around_the_token_arrives_whole(
             assert resource.requests == []
             gate.open()
             gateway.envoy.wait_for_stat(FETCHES + "success")
+            for piece in after:
+                connection.send(chunk(piece))
+                sent += len(chunk(piece))
+                gateway.envoy.wait_for_stat("http.ingress.downstream_cx_rx_bytes_total", sent)
             if known_before:
                 resource.recorder.wait_until(
                     lambda seen: bool(seen) and seen[0].body_length > 0, "first part of the body")
-            connection.send(*map(chunk, after), "0\r\n\r\n")
+            connection.send("0\r\n\r\n")
             assert connection.read_response().status == 200
     expected = body.replace(b'"gpt-4o"', f'"{deployment}"'.encode())
     [seen] = resource.requests
     assert seen.complete and seen.body == expected
     assert len(after) > 3 and len(before) > 3
+
+
+def test_a_body_that_stalls_when_its_token_has_come_is_told_to_come_again(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    gate = closed_gate(azure)
+    with start_gateway(settings(resource, token_wait="2s")) as gateway:
+        azure.identity.wait_for_requests(1)
+        with gateway.connect() as connection:
+            head = request("POST", CHAT, [("api-key", KEY), JSON_TYPE, ("content-length", "99")])
+            connection.send(head, "{")
+            gateway.envoy.wait_for_stat("http.ingress.downstream_cx_rx_bytes_total", len(head) + 1)
+            gate.open()
+            answer = connection.read_response()
+        assert_refused(answer, 503, "token_unavailable")
+        assert answer.head.header("retry-after") == "1"
+        assert resource.requests == []
+        assert ask(gateway.port).status == 200
 
 
 def ask(port: int) -> Response:
