@@ -224,7 +224,7 @@ def test_reloads_under_load_fail_no_request_and_fetch_no_token(
                 assert_refused(chat(gateway, OTHER_KEY), 401, "unknown_key")
         assert set(load.results) == {"200"}
         assert len(load.results) >= 140
-        assert len(azure.identity.requests) == 1
+        assert fetched(gateway) == 1
 
 
 def test_requests_that_wait_for_the_token_survive_a_reload(
@@ -259,7 +259,7 @@ def test_the_old_configuration_goes_when_its_last_connection_has_and_takes_nothi
         gateway.envoy.wait_until(lambda: gateway.envoy.stats()[draining] == 0, "end of draining")
         for key in (KEY, OTHER_KEY):
             assert chat(gateway, key).status_code == 200
-        assert len(azure.identity.requests) == 1
+        assert fetched(gateway) == 1
 
 
 @pytest.mark.parametrize("row", ["regional endpoint", "not JSON"])
@@ -278,7 +278,7 @@ def test_a_wrong_replacement_is_refused_and_the_old_configuration_serves_on(
         assert set(load.results) == {"200"}
         gateway.reconfigure(settings(resource, keys=(KEY, OTHER_KEY)))
         assert chat(gateway, OTHER_KEY).status_code == 200
-        assert len(azure.identity.requests) == 1
+        assert fetched(gateway) == 1
 
 
 def test_another_identity_gets_its_own_token(
@@ -295,5 +295,5 @@ def test_another_identity_gets_its_own_token(
     first, last = resource.requests[0], resource.requests[-1]
     assert first.token is not None and first.token.oid == machine.object_id
     assert last.token is not None and last.token.oid == chosen.object_id
-    assert [dict(one.query).get("client_id") for one in azure.identity.requests] == [
-        None, chosen.client_id]
+    asked = [dict(one.query).get("client_id") for one in azure.identity.requests]
+    assert list(dict.fromkeys(asked)) == [None, chosen.client_id]

@@ -45,13 +45,13 @@ def test_the_first_token_is_fetched_before_any_request(
         gateway.envoy.wait_for_stat(FETCHES + "success")
         assert gateway.envoy.stats()["http.ingress.downstream_rq_total"] == 0
         assert chat(gateway).status_code == 200
-        assert len(azure.identity.requests) == 1
+        assert fetched(gateway) == 1
 
 
 def test_the_endpoint_is_asked_as_imds_wants_it(
         azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
     with start_gateway(settings(resource)):
-        [seen] = azure.identity.wait_for_requests(1)
+        seen, *_ = azure.identity.wait_for_requests(1)
     assert (seen.method, seen.path) == ("GET", "/metadata/identity/oauth2/token")
     assert sorted(seen.query) == [("api-version", "2018-02-01"),
                                   ("resource", "https://cognitiveservices.azure.com")]
@@ -375,7 +375,7 @@ def test_requests_leave_as_the_configured_identity(
     assert seen.token is not None
     assert (seen.token.oid, seen.token.appid) == (expected.object_id, expected.client_id)
     assert seen.token.aud == "https://cognitiveservices.azure.com"
-    [asked] = azure.identity.requests
+    asked, *_ = azure.identity.requests
     parameters = {name: value for name, value in asked.query
                   if name not in ("api-version", "resource")}
     assert len(asked.query) == 2 + len(parameters)
