@@ -15,12 +15,13 @@ use std::time::{Duration, SystemTime};
 use crate::answer::{Answer, Reason};
 use crate::attempt::{BodyPlace, Recipe};
 use crate::body::{BodyError, ModelReader};
-use crate::config::{Backend, Config, Model, ModelScope, Placement, Subscription};
+use crate::config::{Affinity, Backend, Config, Model, ModelScope, Placement, Subscription};
 use crate::head::Head;
 use crate::health::Health;
 use crate::key;
 use crate::operation::{Class, ModelSource, Operation};
-use crate::placement::{affinity, Choice};
+use crate::placement::{Choice, Pick};
+use crate::rendezvous::affinity;
 use crate::target::{is_model, write_renamed, Query, Rename, Target};
 
 /// What a request needs next.
@@ -47,8 +48,8 @@ pub struct Dispatch {
     pub content_length: Option<u64>,
     /// Whether it tries whether the backend is well again.
     probes: bool,
-    /// Its turn at the model.
-    turn: u64,
+    /// By what a pool chooses for it.
+    pick: Option<Pick>,
 }
 
 /// A request whose body has not named the model yet.
@@ -60,6 +61,8 @@ pub struct Reading {
     written: Vec<u8>,
     is_other_path: bool,
     content_length: Option<u64>,
+    /// Those of its headers that may draw it to a backend.
+    headers: Vec<(String, Vec<u8>)>,
     stays: bool,
     need: Need,
 }
@@ -122,18 +125,16 @@ pub fn admit(
 
     let named = |name: &str, rename| {
         let model = subscription.model(config, name)?;
-        let route = Route::find(subscription, model, operation.stays, health, now)?;
-        let deployment = &route.first()?.deployment;
+        let header = model.affinity.as_ref().and_then(Affinity::header);
+        let value = header.and_then(|name| head.value(name));
+        let pick = pick(subscription, model, operation.stays, value);
+        let route = Route::find(subscription, model, pick, health, now)?;
+        let (deployment, tries) = (&route.first()?.deployment, route.tries());
         // In a pool, every attempt does this for its own backend.
-        let path = write_renamed(&target, (!route.is_pooled).then_some((rename, deployment)));
+        let path = write_renamed(&target, (!route.is_pooled()).then_some((rename, deployment)));
         let other_path = (path != head.path).then(|| path.clone());
-        let recipe = || Recipe {
-            model: model.name.clone(),
-            tries: route.tries(),
-            rename: Some(rename),
-            body: None,
-            path,
-        };
+        let recipe =
+            || Recipe { model: model.name.clone(), tries, rename: Some(rename), body: None, path };
         Ok(Step::Send(route.dispatch(other_path, None, recipe)?))
     };
     let need = match operation.model {
@@ -150,14 +151,16 @@ pub fn admit(
     };
     let written = write_renamed(&target, None);
     let is_other_path = written != head.path;
+    let fields = config.affinities.iter().filter_map(Affinity::field);
     match need {
         Some(Need::Required) if ended => Err(BodyError::NoModel.into()),
         Some(need) if !ended => Ok(Step::Read(Reading {
-            reader: head.body_format()?.reader(),
+            reader: head.body_format()?.reader(fields),
             subscription: Arc::clone(subscription),
             written,
             is_other_path,
             content_length: head.content_length,
+            headers: drawing_headers(config, head),
             stays: operation.stays,
             need,
         })),
@@ -169,24 +172,21 @@ pub fn admit(
 struct Route<'m> {
     model: &'m Model,
     choice: Choice<'m>,
-    turn: u64,
-    /// Whether the backend stage makes the attempts. It goes to the one backend and nowhere else
-    /// otherwise, and nobody remembers how that was.
-    is_pooled: bool,
+    /// By what a pool chooses. None where it goes to one backend and nowhere else, and nobody remembers
+    /// how that was.
+    pick: Option<Pick>,
 }
 
 impl<'m> Route<'m> {
     fn find(
         subscription: &Subscription,
         model: &'m Model,
-        stays: bool,
+        pick: Option<Pick>,
         health: &Health,
         now: SystemTime,
     ) -> Result<Self, Answer> {
-        let turn = model.turns.next();
-        let is_pooled = model.is_pooled() && !stays;
-        let choice = if is_pooled {
-            choose(model, turn, health, now)?
+        let choice = if let Some(pick) = &pick {
+            choose(model, pick, health, now)?
         } else {
             // The subscription's home is the backend it is drawn to most, so that this is the same one
             // where the model is there.
@@ -195,7 +195,7 @@ impl<'m> Route<'m> {
             let home = model.placements.iter().max_by_key(drawn);
             Choice { order: home.into_iter().collect(), probes: false }
         };
-        Ok(Self { model, choice, turn, is_pooled })
+        Ok(Self { model, choice, pick })
     }
 
     fn first(&self) -> Result<&'m Placement, Answer> {
@@ -203,12 +203,17 @@ impl<'m> Route<'m> {
         self.choice.order.first().copied().ok_or_else(unserved)
     }
 
+    /// Whether the backend stage makes the attempts.
+    fn is_pooled(&self) -> bool {
+        self.pick.is_some()
+    }
+
     fn tries(&self) -> u64 {
         self.choice.order.len() as u64
     }
 
     fn dispatch(
-        &self,
+        self,
         path: Option<Vec<u8>>,
         content_length: Option<u64>,
         recipe: impl FnOnce() -> Recipe,
@@ -216,27 +221,66 @@ impl<'m> Route<'m> {
         let first = self.first()?;
         Ok(Dispatch {
             backend: Arc::clone(&first.backend),
-            cluster: if self.is_pooled {
+            cluster: if self.is_pooled() {
                 self.model.cluster(&self.choice.order)
             } else {
                 first.backend.cluster.clone()
             },
-            recipe: self.is_pooled.then(recipe),
+            recipe: self.is_pooled().then(recipe),
             path,
             content_length,
             probes: self.choice.probes,
-            turn: self.turn,
+            pick: self.pick,
         })
+    }
+}
+
+/// By what a pool chooses for a request, unless that stays at one backend. `value` may draw it to one, by
+/// a name of the subscription's own: what draws a request of one draws another's elsewhere.
+fn pick(
+    subscription: &Subscription,
+    model: &Model,
+    stays: bool,
+    value: Option<&[u8]>,
+) -> Option<Pick> {
+    let value = value.filter(|value| (1..=LONGEST_AFFINITY).contains(&value.len()));
+    (model.is_pooled() && !stays).then(|| match value {
+        Some(value) => {
+            Pick::Drawn([&subscription.id, "\n", &*String::from_utf8_lossy(value)].concat())
+        }
+        None => Pick::Turn(model.turns.next()),
+    })
+}
+
+/// The headers by which any model's requests are drawn to a backend, as far as this one has them.
+fn drawing_headers(config: &Config, head: &Head<'_>) -> Vec<(String, Vec<u8>)> {
+    let names = config.affinities.iter().filter_map(Affinity::header);
+    names.filter_map(|name| Some((name.to_owned(), head.value(name)?.to_owned()))).collect()
+}
+
+impl Affinity {
+    fn header(&self) -> Option<&str> {
+        match self {
+            Self::Header(name) => Some(name),
+            Self::Body(_) => None,
+        }
+    }
+
+    fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Body(name) => Some(name),
+            Self::Header(_) => None,
+        }
     }
 }
 
 fn choose<'m>(
     model: &'m Model,
-    turn: u64,
+    pick: &Pick,
     health: &Health,
     now: SystemTime,
 ) -> Result<Choice<'m>, Answer> {
-    model.choose(turn, health, now).map_err(|until| {
+    model.choose(pick, health, now).map_err(|until| {
         let wait = until.duration_since(now).unwrap_or_default();
         Reason::AllBackendsThrottled
             .because("Every backend of this model asks for a pause. Try again after it.")
@@ -254,7 +298,7 @@ impl Dispatch {
             path,
             content_length: None,
             probes: false,
-            turn: 0,
+            pick: None,
         }
     }
 
@@ -274,11 +318,11 @@ impl Dispatch {
         health: &Health,
         now: SystemTime,
     ) -> Result<(), Answer> {
-        let Some(recipe) = &mut self.recipe else {
+        let (Some(recipe), Some(pick)) = (&mut self.recipe, &self.pick) else {
             return Ok(());
         };
         let model = config.models.get(&recipe.model).ok_or_else(unserved)?;
-        let Choice { order, probes } = choose(model, self.turn, health, now)?;
+        let Choice { order, probes } = choose(model, pick, health, now)?;
         let first = order.first().ok_or_else(unserved)?;
         self.backend = Arc::clone(&first.backend);
         self.cluster = model.cluster(&order);
@@ -320,10 +364,24 @@ impl Reading {
         if self.need == Need::Optional && model.on(&self.subscription.home.name).is_none() {
             return Err(unserved());
         }
-        let route = Route::find(&self.subscription, model, self.stays, health, now)?;
-        let deployment = &route.first()?.deployment;
+        let value = match &model.affinity {
+            Some(Affinity::Body(name)) if model.is_pooled() && !self.stays => {
+                match self.reader.text(name) {
+                    None if !ended => return Ok(BodyStep::Read(self)),
+                    text => text.map(str::as_bytes),
+                }
+            }
+            Some(Affinity::Header(name)) => {
+                let header = self.headers.iter().find(|(header, _)| header == name);
+                header.map(|(_, value)| value.as_slice())
+            }
+            _ => None,
+        };
+        let pick = pick(&self.subscription, model, self.stays, value);
+        let route = Route::find(&self.subscription, model, pick, health, now)?;
+        let (deployment, tries) = (&route.first()?.deployment, route.tries());
         // In a pool, every attempt does this for its own backend.
-        let splice = (!route.is_pooled && *deployment != field.name)
+        let splice = (!route.is_pooled() && *deployment != field.name)
             .then(|| Splice { at: field.at.clone(), with: self.reader.spell(deployment) });
         let content_length = match (&splice, self.content_length) {
             (Some(splice), Some(length)) => Some(splice.length_of(length)),
@@ -331,7 +389,7 @@ impl Reading {
         };
         let recipe = || Recipe {
             model: model.name.clone(),
-            tries: route.tries(),
+            tries,
             rename: None,
             body: Some(BodyPlace {
                 at: field.at.clone(),
@@ -449,6 +507,9 @@ fn unserved() -> Answer {
 
 /// Official clients follow a pause up to here, and give up on a longer one (openai-python).
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+
+/// A longer value draws a request nowhere; keys of caches are far shorter.
+const LONGEST_AFFINITY: usize = 512;
 
 const OUTSIDE: &str = "This gateway serves the Azure OpenAI data plane: paths that begin with \
     /openai/deployments/{model}/, /openai/v1/ or /openai/. Check the client's endpoint or base URL.";

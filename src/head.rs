@@ -31,6 +31,7 @@ pub struct Head<'a> {
     pub content_length: Option<u64>,
     content_type: Field<'a>,
     content_encoding: Field<'a>,
+    pairs: &'a [(String, Vec<u8>)],
 }
 
 /// A header that is read only where it comes once.
@@ -59,7 +60,7 @@ pub enum BodyKindError {
 impl<'a> Head<'a> {
     /// Reads all pairs of a request's header map, pseudo-headers included.
     pub fn read(pairs: &'a [(String, Vec<u8>)]) -> Self {
-        let mut head = Self::default();
+        let mut head = Self { pairs, ..Self::default() };
         let mut seen = [false; KEY_HEADERS.len() + 1];
         for (name, value) in pairs {
             let name = name.as_str();
@@ -85,6 +86,12 @@ impl<'a> Head<'a> {
             }
         }
         head
+    }
+
+    /// The first value of a header, by its name in lower case.
+    pub fn value(&self, name: &str) -> Option<&'a [u8]> {
+        let (_, value) = self.pairs.iter().find(|(header, _)| header == name)?;
+        Some(value)
     }
 
     /// How the body is to be read, where the model stands in it.
@@ -139,6 +146,11 @@ fn is_steering(name: &str) -> bool {
 /// Whether a header or trailer of this name must not go on, whatever it says.
 pub fn must_go(name: &str) -> bool {
     name.starts_with(OWN_PREFIX) || KEY_HEADERS.contains(&name) || name == "authorization"
+}
+
+/// Whether a request leaves with a header of this name as it came.
+pub fn passes(name: &str) -> bool {
+    !must_go(name) && !is_steering(name)
 }
 
 /// The token of `Bearer <token>` (RFC 6750); other schemes carry no subscription key.

@@ -10,7 +10,7 @@
 //! | [`key`] | the key, and whose it is |
 //! | [`operation`] | which operation of the data plane, and where it names its model |
 //! | [`body`] | the model in a body, while that arrives |
-//! | [`placement`], [`pool`] | which backends may serve the model, and by which Envoy cluster |
+//! | [`placement`], [`rendezvous`] | which backends may serve the model, and who is drawn to one |
 //! | [`health`], [`hint`] | which backends are left alone, and for how long |
 //! | [`pool`] | which cluster tries it first, and then others |
 //! | [`gateway`] | the way itself, which puts these together |
@@ -39,6 +39,7 @@ pub mod operation;
 pub mod placement;
 pub mod pool;
 pub mod progress;
+pub mod rendezvous;
 pub mod target;
 
 #[cfg(target_arch = "wasm32")]

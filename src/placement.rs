@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::config::{Model, Placement};
-use crate::digest::Digest;
 use crate::health::{Availability, Health};
 use crate::pool::{Order, MOST_ATTEMPTS};
+use crate::rendezvous::distance;
 
 /// How many requests a model has been chosen for. Each model counts its own: a common count would
 /// fall into step with callers who ask for models in turn.
@@ -29,6 +29,15 @@ impl PartialEq for Turns {
 
 impl Eq for Turns {}
 
+/// By what a request gets one of several backends that might serve it alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pick {
+    /// By its turn among the model's requests.
+    Turn(u64),
+    /// By a name that it shares with others, who prefer the same backend.
+    Drawn(String),
+}
+
 /// Which backends a request may try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice<'m> {
@@ -39,42 +48,48 @@ pub struct Choice<'m> {
 }
 
 impl Model {
-    /// The backends for a request, of those that can be signed in to: of the lowest priority number with one that may be asked, by weight
-    /// within it, and then the others that may be asked. In any run of as many turns as the tier's
-    /// weights add up to, each placement has exactly its weight.
+    /// The backends for a request, of those that can be signed in to: one of the lowest priority number
+    /// with any that may be asked, and then the others that may be asked.
+    ///
+    /// Within the priority, in any run of as many turns as the weights add up to, each placement has
+    /// exactly its weight; and the next turn goes to one that is to be probed. A name is drawn to the same
+    /// placement as long as that may be asked, and names to each by its weight.
     ///
     /// # Errors
     /// All of them are left alone, and the first one no longer at this time.
     pub fn choose(
         &self,
-        turn: u64,
+        pick: &Pick,
         health: &Health,
         now: SystemTime,
     ) -> Result<Choice<'_>, SystemTime> {
-        let mut ready = Vec::with_capacity(self.placements.len());
+        let mut tier: Vec<Candidate<'_>> = Vec::with_capacity(self.placements.len());
         let mut soonest: Option<SystemTime> = None;
         for placement in &self.placements {
             if !self.is_signed_in(health, placement) {
                 continue;
             }
+            if tier.first().is_some_and(|best| best.placement.priority < placement.priority) {
+                break;
+            }
             match health.availability(&placement.backend.name, &self.name, now) {
-                Availability::Ready => ready.push(placement),
-                Availability::Probe => {
-                    let is_first_tier = ready
-                        .first()
-                        .is_none_or(|best: &&Placement| best.priority >= placement.priority);
-                    if is_first_tier {
-                        let order = self.order(health, placement, now);
-                        return Ok(Choice { order, probes: true });
-                    }
-                }
+                Availability::Ready => tier.push(Candidate { placement, probes: false }),
+                Availability::Probe => tier.push(Candidate { placement, probes: true }),
                 Availability::Cooling(until) => {
                     soonest = Some(soonest.map_or(until, |known| known.min(until)));
                 }
             }
         }
-        let first = by_weight(&ready, turn).ok_or(soonest.unwrap_or(now))?;
-        Ok(Choice { order: self.order(health, first, now), probes: false })
+        let chosen = match pick {
+            Pick::Turn(turn) => {
+                tier.iter().find(|one| one.probes).or_else(|| by_weight(&tier, *turn))
+            }
+            Pick::Drawn(name) => tier.iter().min_by_key(|Candidate { placement, .. }| {
+                distance(name, &placement.backend.name, placement.weight)
+            }),
+        };
+        let Candidate { placement, probes } = chosen.ok_or(soonest.unwrap_or(now))?;
+        Ok(Choice { order: self.order(health, placement, now), probes: *probes })
     }
 
     /// The placement on this backend, where the model has one.
@@ -104,25 +119,23 @@ impl Model {
     }
 }
 
-/// One of the first tier of these, which are ordered by priority.
-fn by_weight<'m>(ready: &[&'m Placement], turn: u64) -> Option<&'m Placement> {
-    let first = *ready.first()?;
-    let tier = || ready.iter().take_while(|placement| placement.priority == first.priority);
-    let total: u64 = tier().map(|placement| u64::from(placement.weight)).sum();
-    let mut ticket = spread(turn, total);
-    for placement in tier() {
-        match ticket.checked_sub(u64::from(placement.weight)) {
-            Some(rest) => ticket = rest,
-            None => return Some(placement),
-        }
-    }
-    Some(first)
+/// A placement that may be asked.
+struct Candidate<'m> {
+    placement: &'m Placement,
+    probes: bool,
 }
 
-/// How strongly a name is drawn to a backend (rendezvous hashing): the same on every proxy, and a
-/// backend that goes away takes nothing along but its own share.
-pub fn affinity(name: &str, backend: &str) -> Digest {
-    Digest::of([name, backend].join("\n").as_bytes())
+/// One of these by its weight.
+fn by_weight<'t, 'm>(tier: &'t [Candidate<'m>], turn: u64) -> Option<&'t Candidate<'m>> {
+    let weight = |one: &Candidate<'_>| u64::from(one.placement.weight);
+    let mut ticket = spread(turn, tier.iter().map(weight).sum());
+    tier.iter().find(|one| match ticket.checked_sub(weight(one)) {
+        Some(rest) => {
+            ticket = rest;
+            false
+        }
+        None => true,
+    })
 }
 
 /// Walks through `0..total` in steps of about the golden section, so that a heavy placement's turns
@@ -169,7 +182,12 @@ mod tests {
             priority,
             weight,
         });
-        Model { name: "m".to_owned(), placements: placements.collect(), turns: Turns::default() }
+        Model {
+            name: "m".to_owned(),
+            affinity: None,
+            placements: placements.collect(),
+            turns: Turns::default(),
+        }
     }
 
     fn now() -> SystemTime {
@@ -178,7 +196,7 @@ mod tests {
 
     fn chosen(model: &Model, turns: std::ops::Range<u64>) -> Vec<&str> {
         turns
-            .filter_map(|turn| model.choose(turn, &Health::default(), now()).ok())
+            .filter_map(|turn| model.choose(&Pick::Turn(turn), &Health::default(), now()).ok())
             .map(|choice| choice.order[0].backend.name.as_str())
             .collect()
     }
@@ -250,7 +268,7 @@ mod tests {
     /// The backends that the next request tries, in order; `?` in front of a probe.
     fn order(model: &Model, health: &Health, later: u64) -> Result<String, u64> {
         let time = now() + Duration::from_secs(later);
-        match model.choose(model.turns.next(), health, time) {
+        match model.choose(&Pick::Turn(model.turns.next()), health, time) {
             Ok(Choice { order, probes }) => {
                 let names: Vec<_> = order.iter().map(|one| one.backend.name.as_str()).collect();
                 Ok((if probes { "?" } else { "" }).to_owned() + &names.join(">"))
@@ -294,21 +312,5 @@ mod tests {
             count += usize::from(order(&model, &health, 1).unwrap().starts_with("aa"));
         }
         assert_eq!(count, 300);
-    }
-
-    #[test]
-    fn a_backend_that_goes_away_takes_only_its_own_share_along() {
-        let best = |name: &str, backends: &[&'static str]| {
-            backends.iter().copied().max_by_key(|backend| affinity(name, backend))
-        };
-        let names: Vec<String> = (0..3000).map(|index| format!("team-{index}")).collect();
-        let all = ["eastus", "sweden", "france"];
-        for name in &names {
-            let before = best(name, &all);
-            let after = best(name, &["eastus", "sweden"]);
-            assert!(before == after || before == Some("france"), "{name}");
-        }
-        let share = names.iter().filter(|name| best(name, &all) == Some("france")).count();
-        assert!((900..1100).contains(&share), "{share}");
     }
 }

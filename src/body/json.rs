@@ -1,14 +1,17 @@
-//! The top-level `model` of a JSON document, found while the document arrives.
+//! The top-level `model` of a JSON document, and other fields that are wanted, found while the document
+//! arrives.
 //!
 //! The top level is read strictly (RFC 8259); what is nested is skipped, with an eye only on strings
 //! and brackets and on bytes that JSON does not have outside strings. So no comment, quote or second
 //! document can hide from this reader what a generous parser would see.
 
+use std::ops::Range;
+
 use super::{is_model, BodyError, ModelField, LONGEST_VALUE};
 use crate::config::Node;
 
-/// The longest spelling of a key that could be `model`: every letter as `\uXXXX`, and the quotes.
-const LONGEST_KEY: usize = "model".len() * "\\u0000".len() + 2;
+/// The longest spelling of a key that could be wanted: every letter as `\uXXXX`, and the quotes.
+const LONGEST_KEY: usize = "prompt_cache_key".len() * "\\u0000".len() + 2;
 
 /// Reads a JSON object in pieces.
 #[derive(Debug, Default)]
@@ -17,6 +20,17 @@ pub struct JsonReader {
     /// How many bytes came before the current piece.
     offset: usize,
     model: Option<ModelField>,
+    /// Other fields by name, with their texts as soon as those are known. Of several the first counts.
+    wanted: Vec<(&'static str, Option<String>)>,
+}
+
+/// Which field of the document a key names.
+#[derive(Debug, Clone, Copy)]
+enum Field {
+    Model,
+    /// By its place among those that are wanted.
+    Wanted(usize),
+    Other,
 }
 
 #[derive(Debug, Default)]
@@ -30,12 +44,12 @@ enum State {
     Key,
     /// In a key.
     InKey(Text),
-    /// Behind a key, whether it is the model's.
-    Colon { model: bool },
+    /// Behind a key.
+    Colon { field: Field },
     /// Behind a colon.
-    Value { model: bool },
-    /// In the model's value, which began at this offset.
-    InModel { text: Text, start: usize },
+    Value { field: Field },
+    /// In a string that is the value of a field, which began at this offset.
+    InText { field: Field, text: Text, start: usize },
     /// In another top-level string.
     InString { escaped: bool },
     /// In a number, `true`, `false` or `null`.
@@ -59,6 +73,10 @@ struct Text {
 }
 
 impl JsonReader {
+    pub(super) fn new(wanted: impl Iterator<Item = &'static str>) -> Self {
+        Self { wanted: wanted.map(|name| (name, None)).collect(), ..Self::default() }
+    }
+
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), BodyError> {
         let mut rest = piece;
         while let Some((&byte, behind)) = rest.split_first() {
@@ -95,6 +113,10 @@ impl JsonReader {
         self.model.as_ref()
     }
 
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.wanted.iter().find(|(wanted, _)| *wanted == name)?.1.as_deref()
+    }
+
     fn step(&mut self, byte: u8, position: usize) -> Result<(), BodyError> {
         let state = std::mem::take(&mut self.state);
         self.state = match (state, byte) {
@@ -113,27 +135,35 @@ impl JsonReader {
             (State::FirstKey | State::Key, b'"') => State::InKey(Text::opened()),
             (State::InKey(mut text), byte) => match text.add(byte, LONGEST_KEY)? {
                 Ended::NotYet => State::InKey(text),
-                Ended::Here => State::Colon { model: text.is_model()? },
+                Ended::Here => State::Colon { field: self.field(&text)? },
             },
-            (State::Colon { model }, b':') => State::Value { model },
-            (State::Value { model: true }, _) if self.model.is_some() => {
-                return Err(BodyError::TwoModels)
+            (State::Colon { field }, b':') => State::Value { field },
+            (State::Value { field: Field::Other }, b'"') => State::InString { escaped: false },
+            (State::Value { field }, b'"') => {
+                State::InText { field, text: Text::opened(), start: position }
             }
-            (State::Value { model: true }, b'"') => {
-                State::InModel { text: Text::opened(), start: position }
+            (State::Value { field }, b'{' | b'[') => {
+                self.found(field, None, position..position)?;
+                State::Nested { depth: 1, string: None }
             }
-            (State::Value { model: true }, _) => return Err(BodyError::NotAString),
-            (State::Value { .. }, b'"') => State::InString { escaped: false },
-            (State::Value { .. }, b'{' | b'[') => State::Nested { depth: 1, string: None },
-            (State::Value { .. } | State::InScalar, byte) if is_scalar(byte) => State::InScalar,
-            (State::InModel { mut text, start }, byte) => match text.add(byte, LONGEST_VALUE)? {
-                Ended::NotYet => State::InModel { text, start },
-                Ended::Here => {
-                    let name = text.decode().ok_or(BodyError::NotAString)?;
-                    self.model = Some(ModelField { name, at: start..position + 1 });
-                    State::Comma
+            (State::Value { field }, byte) if is_scalar(byte) => {
+                self.found(field, None, position..position)?;
+                State::InScalar
+            }
+            (State::InScalar, byte) if is_scalar(byte) => State::InScalar,
+            (State::InText { field, mut text, start }, byte) => {
+                match text.add(byte, LONGEST_VALUE)? {
+                    Ended::NotYet if text.too_long => {
+                        self.found(field, None, start..position)?;
+                        State::InString { escaped: text.escaped }
+                    }
+                    Ended::NotYet => State::InText { field, text, start },
+                    Ended::Here => {
+                        self.found(field, text.decode(), start..position + 1)?;
+                        State::Comma
+                    }
                 }
-            },
+            }
             (State::InString { escaped }, byte) => match in_string(byte, escaped)? {
                 Some(escaped) => State::InString { escaped },
                 None => State::Comma,
@@ -155,6 +185,40 @@ impl JsonReader {
             },
             _ => return Err(BodyError::Unreadable),
         };
+        Ok(())
+    }
+
+    fn field(&self, key: &Text) -> Result<Field, BodyError> {
+        if key.too_long {
+            return Ok(Field::Other);
+        }
+        let name = key.decode().ok_or(BodyError::Unreadable)?;
+        if is_model(&name)? {
+            return if self.model.is_some() { Err(BodyError::TwoModels) } else { Ok(Field::Model) };
+        }
+        let new = self.wanted.iter().position(|(wanted, text)| *wanted == name && text.is_none());
+        Ok(new.map_or(Field::Other, Field::Wanted))
+    }
+
+    /// Keeps what a field is: this text at this place, or nothing of use.
+    fn found(
+        &mut self,
+        field: Field,
+        text: Option<String>,
+        at: Range<usize>,
+    ) -> Result<(), BodyError> {
+        match field {
+            Field::Model => {
+                let name = text.ok_or(BodyError::NotAString)?;
+                self.model = Some(ModelField { name, at });
+            }
+            Field::Wanted(which) => {
+                if let Some((_, known)) = self.wanted.get_mut(which) {
+                    *known = Some(text.unwrap_or_default());
+                }
+            }
+            Field::Other => {}
+        }
         Ok(())
     }
 }
@@ -209,13 +273,5 @@ impl Text {
             Ok(Node::String(text)) => Some(text),
             _ => None,
         }
-    }
-
-    fn is_model(&self) -> Result<bool, BodyError> {
-        if self.too_long {
-            return Ok(false);
-        }
-        let name = self.decode().ok_or(BodyError::Unreadable)?;
-        is_model(&name)
     }
 }

@@ -1,4 +1,4 @@
-//! Finding the model in a request's body, while the body arrives.
+//! Finding the model in a request's body, and what draws the request to a backend, while the body arrives.
 //!
 //! A reader is fed the body in whatever pieces it comes and says where the model's value stands as
 //! soon as it has been seen, so that the body can go on from there. It keeps reading behind that: two
@@ -18,7 +18,11 @@ use multipart::MultipartReader;
 /// The name of the field, the same in JSON and in forms.
 const FIELD: &str = "model";
 
-/// The longest value of the field that is read; the names of models are far shorter.
+/// The fields of a JSON body that may draw a request to a backend: what its caller knows to begin with
+/// the same prompt (OpenAI's API reference; `prompt_cache_key` replaces `user`).
+pub const AFFINITY_FIELDS: [&str; 2] = ["prompt_cache_key", "user"];
+
+/// The longest value that is read; names of models and keys of caches are far shorter.
 const LONGEST_VALUE: usize = 512;
 
 /// How a body is to be read.
@@ -118,10 +122,10 @@ impl BodyFormat {
         Ok(Self::Json)
     }
 
-    /// A reader for such a body.
-    pub fn reader(&self) -> ModelReader {
+    /// A reader for such a body, which also keeps the texts of these fields of JSON.
+    pub fn reader(&self, wanted: impl Iterator<Item = &'static str>) -> ModelReader {
         match self {
-            Self::Json => ModelReader::Json(JsonReader::default()),
+            Self::Json => ModelReader::Json(JsonReader::new(wanted)),
             Self::Multipart { boundary } => ModelReader::Multipart(MultipartReader::new(boundary)),
         }
     }
@@ -150,6 +154,15 @@ impl ModelReader {
         match self {
             Self::Json(reader) => reader.model(),
             Self::Multipart(reader) => reader.model(),
+        }
+    }
+
+    /// The text of one of the other fields, once it has been read: empty where the field is no text, or
+    /// a far too long one. A form has none.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::Json(reader) => reader.text(name),
+            Self::Multipart(_) => Some(""),
         }
     }
 

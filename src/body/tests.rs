@@ -11,7 +11,7 @@ fn read(
     body: &[u8],
     size: usize,
 ) -> Result<Option<(String, String)>, BodyError> {
-    let mut reader = format.reader();
+    let mut reader = format.reader(AFFINITY_FIELDS.into_iter());
     for piece in body.chunks(size) {
         reader.push(piece)?;
     }
@@ -123,6 +123,57 @@ fn the_model_of_json() {
         check(name, &BodyFormat::Json, body.as_bytes(), *expected);
     }
     check("not utf-8", &BodyFormat::Json, b"{\"model\":\"\xff\"}", Err(NotAString));
+}
+
+#[test]
+fn the_texts_of_other_fields_of_json() {
+    // What is known at the end of `prompt_cache_key` and of `user`.
+    let long = format!(r#"{{"user":"{}","model":"m"}}"#, "u".repeat(600));
+    let longest = format!(r#"{{"user":"{}","model":"m"}}"#, "u".repeat(510));
+    let u510 = "u".repeat(510);
+    let long_escaped = format!(r#"{{"user":"{}\"","model":"m"}}"#, "\\n".repeat(300));
+    let rows: &[(&str, &str, [Option<&str>; 2])] = &[
+        ("neither", r#"{"model":"m"}"#, [None, None]),
+        ("one", r#"{"model":"m","user":"u"}"#, [None, Some("u")]),
+        ("both", r#"{"user":"u","prompt_cache_key":"k","model":"m"}"#, [Some("k"), Some("u")]),
+        ("escaped", r#"{"us\u0065r":"\u00fc","model":"m"}"#, [None, Some("ü")]),
+        (
+            "wholly escaped",
+            r#"{"\u0070\u0072\u006f\u006d\u0070\u0074\u005f\u0063\u0061\u0063\u0068\u0065\u005f\u006b\u0065\u0079":"k"}"#,
+            [Some("k"), None],
+        ),
+        ("of two the first", r#"{"user":"a","user":"b","model":"m"}"#, [None, Some("a")]),
+        ("the first no text", r#"{"user":1,"user":"b","model":"m"}"#, [None, Some("")]),
+        ("empty", r#"{"user":"","model":"m"}"#, [None, Some("")]),
+        ("null", r#"{"user":null,"model":"m"}"#, [None, Some("")]),
+        ("an object", r#"{"user":{"user":"x"},"model":"m"}"#, [None, Some("")]),
+        ("a list", r#"{"user" : [ "x" ],"model":"m"}"#, [None, Some("")]),
+        ("a number at the end", r#"{"user":12}"#, [None, Some("")]),
+        ("nested", r#"{"x":{"user":"u"},"model":"m"}"#, [None, None]),
+        ("another case is another field", r#"{"User":"u","model":"m"}"#, [None, None]),
+        ("far too long", &long, [None, Some("")]),
+        ("far too long, escaped", &long_escaped, [None, Some("")]),
+        ("as long as may be", &longest, [None, Some(&u510)]),
+        ("a lone surrogate", r#"{"user":"\ud83d","model":"m"}"#, [None, Some("")]),
+    ];
+    for (name, body, expected) in rows {
+        for size in [1, 2, 7, body.len()] {
+            let mut reader = BodyFormat::Json.reader(AFFINITY_FIELDS.into_iter());
+            for piece in body.as_bytes().chunks(size) {
+                assert_eq!(reader.push(piece), Ok(()), "{name}");
+            }
+            assert_eq!(reader.finish(), Ok(()), "{name}");
+            assert_eq!(reader.model().is_some(), body.contains(r#""m""#), "{name}");
+            assert_eq!(AFFINITY_FIELDS.map(|field| reader.text(field)), *expected, "{name}");
+        }
+    }
+    let mut reader = BodyFormat::Json.reader(["user"].into_iter());
+    assert_eq!(reader.push(br#"{"user":"u","prompt_cache_key":"k""#), Ok(()));
+    assert_eq!(AFFINITY_FIELDS.map(|field| reader.text(field)), [None, Some("u")], "one wanted");
+    for broken in [r#"{"user":]}"#, r#"{"user":}"#, "{\"user\":\"\n\"}", r#"{"user":"u" 1}"#] {
+        let mut reader = BodyFormat::Json.reader(AFFINITY_FIELDS.into_iter());
+        assert_eq!(reader.push(broken.as_bytes()), Err(BodyError::Unreadable), "{broken}");
+    }
 }
 
 #[test]

@@ -55,7 +55,13 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         subscriptions(reader, node, &served)
     });
     let mut by_name = BTreeMap::new();
+    let mut affinities = Vec::new();
     for model in models.all.into_iter().filter_map(|known| known.model) {
+        if let Some(affinity) = model.affinity.as_ref().filter(|_| model.is_pooled()) {
+            if !affinities.contains(affinity) {
+                affinities.push(affinity.clone());
+            }
+        }
         by_name.insert(model.name.clone(), model);
     }
     Some(Config {
@@ -66,5 +72,6 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         subscriptions: subscriptions?,
         backends: backends.all.into_iter().flatten().collect(),
         models: by_name,
+        affinities,
     })
 }

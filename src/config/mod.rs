@@ -4,6 +4,7 @@
 //! same shape through [`Config::from_node`]. Either every problem of the document comes back, or a
 //! [`Config`] in which every name resolves.
 
+mod affinity;
 mod backend;
 mod cloud;
 mod credential;
@@ -54,6 +55,8 @@ pub struct Config {
     pub backends: Vec<Arc<Backend>>,
     /// What callers ask for, by name.
     pub models: BTreeMap<String, Arc<Model>>,
+    /// What draws requests to a backend, be it for one model or another: each once.
+    pub affinities: Vec<Affinity>,
 }
 
 impl Config {
@@ -275,10 +278,22 @@ pub struct Backend {
 pub struct Model {
     /// The name that callers use.
     pub name: String,
+    /// What draws its requests to one of those that serve it.
+    pub affinity: Option<Affinity>,
     /// Who serves it: never empty, ordered by priority and then as the document has them.
     pub placements: Vec<Placement>,
     /// Counts its requests, for weights.
     pub turns: Turns,
+}
+
+/// What requests have in common that prefer the same backend, such as one that has their prompt's
+/// beginning in its cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Affinity {
+    /// The value of this field of a JSON body, one of [`crate::body::AFFINITY_FIELDS`].
+    Body(&'static str),
+    /// The value of this header; its name is in lower case.
+    Header(String),
 }
 
 /// A model's place on one backend.

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::affinity::affinity;
 use super::backend::Backends;
 use super::names::Names;
 use super::node::Node;
@@ -75,18 +76,20 @@ fn model(
     names: &mut Names,
 ) -> KnownModel {
     let mut served_by = Vec::new();
-    let model = reader.object(node, &["name", "backends"]).and_then(|object| {
+    let model = reader.object(node, &["name", "affinity", "backends"]).and_then(|object| {
         let name = reader.required(object, "name", NAME, |reader, node| {
             if let Some(name) = node.as_str() {
                 names.declare(reader, name, index);
             }
             reader.text(node, is_name, NAME)
         });
+        let affinity = reader.optional(object, "affinity", affinity);
         let placements =
             reader.required(object, "backends", "the backends that serve it", |reader, node| {
                 placements(reader, node, backends, name.as_deref(), &mut served_by)
             });
-        Some(Arc::new(Model { name: name?, placements: placements?, turns: Turns::default() }))
+        let (name, placements) = (name?, placements?);
+        Some(Arc::new(Model { name, affinity, placements, turns: Turns::default() }))
     });
     KnownModel { model, served_by }
 }

@@ -11,7 +11,7 @@ use super::problem::{quoted, shape};
 use super::reader::{Object, Reader};
 use super::{time, Backend, ModelScope, OperationScope, Subscription};
 use crate::digest::{Digest, DigestError};
-use crate::placement::affinity;
+use crate::rendezvous::affinity;
 
 /// What a subscription's `id` has to be. It is a label of metrics.
 const ID: &str = "1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit";

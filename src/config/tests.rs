@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
-use crate::placement::affinity;
+use crate::rendezvous::affinity;
 
 /// A document in which every field has a value.
 const WHOLE: &str = r#"
@@ -55,6 +55,7 @@ backends:
   custom_domain: true
 models:
 - name: gpt-4o
+  affinity: {header: X-Session-Id}
   backends:
   - {backend: sweden, priority: 1}
   - {backend: eastus, deployment: gpt-4o-2024-11-20, priority: 0, weight: 3}
@@ -129,7 +130,8 @@ fn a_whole_document_reads() {
     assert_eq!(config.backends, [spare, eastus.clone(), sweden.clone()]);
 
     let model = |name: &str, placements| {
-        Arc::new(Model { name: name.into(), placements, turns: Turns::default() })
+        let affinity = (name == "gpt-4o").then(|| Affinity::Header("x-session-id".into()));
+        Arc::new(Model { name: name.into(), affinity, placements, turns: Turns::default() })
     };
     let placement = |backend: &Arc<Backend>, deployment: &str, priority, weight| Placement {
         backend: Arc::clone(backend),
@@ -147,6 +149,8 @@ fn a_whole_document_reads() {
             ("embeddings".to_owned(), model("embeddings", embeddings)),
         ])
     );
+
+    assert_eq!(config.affinities, [Affinity::Header("x-session-id".into())]);
 
     let home = |id| {
         let backends = [&eastus, &sweden];
@@ -700,6 +704,67 @@ fn mistakes_of_models_are_told() {
         let instead = format!("{{backend: eastus, {placement}}}");
         assert!(read(&WHOLE.replace(PLACEMENT, &instead)).is_ok(), "{placement}");
     }
+}
+
+#[test]
+fn an_affinity_is_one_place_of_a_request() {
+    const AFFINITY: &str = "{header: X-Session-Id}";
+    for (text, expected) in [
+        ("{body: prompt_cache_key}", Affinity::Body("prompt_cache_key")),
+        ("{body: user}", Affinity::Body("user")),
+        ("{header: X-Conversation}", Affinity::Header("x-conversation".into())),
+        ("{header: x_a.b~1}", Affinity::Header("x_a.b~1".into())),
+        ("{header: user-agent}", Affinity::Header("user-agent".into())),
+    ] {
+        let config = read(&WHOLE.replace(AFFINITY, text)).unwrap();
+        assert_eq!(config.models["gpt-4o"].affinity.as_ref(), Some(&expected), "{text}");
+        assert_eq!(config.affinities, [expected], "{text}");
+    }
+    const HEADER: &str =
+        "expected the name of a header that callers send, and none of those that hold keys \
+         or that the filter removes";
+    let header = |name: &str| {
+        let found = format!(r#"models[0].affinity.header: found "{name}"; {HEADER}"#);
+        (format!("{{header: '{name}'}}"), found)
+    };
+    for name in [
+        "",
+        ":authority",
+        "a b",
+        "a:",
+        "é",
+        "api-key",
+        "API-Key",
+        "ocp-apim-subscription-key",
+        "authorization",
+        "x-aoai-cluster",
+        "X-Aoai-Any",
+        "x-envoy-retry-on",
+    ] {
+        let (instead, says) = header(name);
+        assert_says(&[(name, AFFINITY, &instead, &says)]);
+    }
+    assert_says(&[
+        ("another field", AFFINITY, "{body: model}", r#"models[0].affinity.body: found "model"; expected prompt_cache_key or user"#),
+        ("nested", AFFINITY, "{body: metadata.user}", r#"models[0].affinity.body: found "metadata.user"; expected prompt_cache_key or user"#),
+        ("both", AFFINITY, "{body: user, header: x-a}", "models[0].affinity: expected exactly one of body and header"),
+        ("neither", AFFINITY, "{}", "models[0].affinity: expected exactly one of body and header"),
+        ("no object", AFFINITY, "user", "models[0].affinity: found a string; expected an object"),
+        ("another place", AFFINITY, "{query: user}", "models[0].affinity.query: unknown field; expected body or header\nmodels[0].affinity: expected exactly one of body and header"),
+    ]);
+}
+
+#[test]
+fn affinities_of_pools_are_known_each_once() {
+    let models = "models:\n\
+        - {name: a, affinity: {body: user}, backends: [{backend: eastus}, {backend: sweden}]}\n\
+        - {name: b, affinity: {header: x-a}, backends: [{backend: eastus}, {backend: sweden}]}\n\
+        - {name: c, affinity: {body: user}, backends: [{backend: spare}, {backend: sweden}]}\n\
+        - {name: gpt-4o, affinity: {header: x-b}, backends: [{backend: eastus}]}\n\
+        - {name: embeddings, backends: [{backend: sweden}]}\n";
+    let document = WHOLE.split_once("models:\n- name").unwrap().0.to_owned() + models;
+    let config = read(&document).unwrap();
+    assert_eq!(config.affinities, [Affinity::Body("user"), Affinity::Header("x-a".into())]);
 }
 
 #[test]

@@ -1,3 +1,4 @@
+mod affinity;
 mod pools;
 
 use std::time::{Duration, UNIX_EPOCH};
