@@ -13,6 +13,7 @@
 //! | [`placement`], [`rendezvous`] | which backends may serve the model, and who is drawn to one |
 //! | [`health`], [`hint`] | which backends are left alone, and for how long |
 //! | [`pool`] | which cluster tries it first, and then others |
+//! | [`dispatch`] | where it goes, chosen by all of these |
 //! | [`gateway`] | the way itself, which puts these together |
 //! | [`attempt`], [`progress`] | the backend stage: one attempt at one of a pool's backends, and how far they have come |
 //! | [`identity`] | the token that the request leaves with |
@@ -28,6 +29,7 @@ pub mod body;
 pub mod config;
 pub mod diagnosis;
 pub mod digest;
+pub mod dispatch;
 pub mod gateway;
 pub mod head;
 pub mod health;

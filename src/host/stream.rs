@@ -13,7 +13,8 @@ use super::diagnosis::{Held, Look, LONGEST_HOLD};
 use super::worker::{now, Worker};
 use crate::answer::Answer;
 use crate::config::Backend;
-use crate::gateway::{self, BodyStep, Dispatch, Reading, Splice, Step, Watch};
+use crate::dispatch::Dispatch;
+use crate::gateway::{self, BodyStep, Reading, Splice, Step, Watch};
 use crate::head::{self, Head};
 use crate::target;
 

@@ -17,7 +17,7 @@ use super::tokens::{Bearer, Tokens};
 use super::waiting::WaitingRoom;
 use crate::answer::{Answer, Reason};
 use crate::config::{Backend, Config};
-use crate::gateway::Dispatch;
+use crate::dispatch::Dispatch;
 use crate::health::{Health, Outcome};
 use crate::progress::Last;
 
