@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::config::{Model, Placement};
-use crate::health::{Availability, Health};
+use crate::health::{Availability, Health, SignIn};
 use crate::pool::{Order, MOST_ATTEMPTS};
 use crate::rendezvous::distance;
 
@@ -63,59 +63,49 @@ impl Model {
         health: &Health,
         now: SystemTime,
     ) -> Result<Choice<'_>, SystemTime> {
-        let mut tier: Vec<Candidate<'_>> = Vec::with_capacity(self.placements.len());
+        let sign_in = |placement: &Placement| health.sign_in(placement.backend.credential);
+        let mut open: Vec<Candidate<'_>> = Vec::with_capacity(self.placements.len());
         let mut soonest: Option<SystemTime> = None;
         for placement in &self.placements {
-            if !self.is_signed_in(health, placement) {
-                continue;
-            }
-            if tier.first().is_some_and(|best| best.placement.priority < placement.priority) {
-                break;
-            }
             match health.availability(&placement.backend.name, &self.name, now) {
-                Availability::Ready => tier.push(Candidate { placement, probes: false }),
-                Availability::Probe => tier.push(Candidate { placement, probes: true }),
+                Availability::Ready => open.push(Candidate { placement, probes: false }),
+                Availability::Probe => open.push(Candidate { placement, probes: true }),
+                // What cannot be signed in to will not be there then.
+                Availability::Cooling(_) if sign_in(placement) == SignIn::Refused => {}
                 Availability::Cooling(until) => {
                     soonest = Some(soonest.map_or(until, |known| known.min(until)));
                 }
             }
         }
+        let best = open.iter().map(|one| sign_in(one.placement)).min();
+        if let (Some(SignIn::Refused) | None, Some(soonest)) = (best, soonest) {
+            return Err(soonest);
+        }
+        open.retain(|one| Some(sign_in(one.placement)) == best);
+        let lowest = open.first().map(|one| one.placement.priority);
+        let is_lowest = |one: &&Candidate<'_>| Some(one.placement.priority) == lowest;
+        let end = open.iter().take_while(is_lowest).count();
+        let tier = open.get(..end).unwrap_or_default();
         let chosen = match pick {
             Pick::Turn(turn) => {
-                tier.iter().find(|one| one.probes).or_else(|| by_weight(&tier, *turn))
+                tier.iter().find(|one| one.probes).or_else(|| by_weight(tier, *turn))
             }
             Pick::Drawn(name) => tier.iter().min_by_key(|Candidate { placement, .. }| {
                 distance(name, &placement.backend.name, placement.weight)
             }),
         };
-        let Candidate { placement, probes } = chosen.ok_or(soonest.unwrap_or(now))?;
-        Ok(Choice { order: self.order(health, placement, now), probes: *probes })
+        let &Candidate { placement: first, probes } = chosen.ok_or(now)?;
+        let others = open
+            .iter()
+            .map(|one| one.placement)
+            .filter(|other| other.backend.name != first.backend.name);
+        let order = std::iter::once(first).chain(others.take(MOST_ATTEMPTS - 1)).collect();
+        Ok(Choice { order, probes })
     }
 
     /// The placement on this backend, where the model has one.
     pub fn on(&self, backend: &str) -> Option<&Placement> {
         self.placements.iter().find(|placement| placement.backend.name == backend)
-    }
-
-    fn order<'m>(&'m self, health: &Health, first: &'m Placement, now: SystemTime) -> Order<'m> {
-        let may_follow = |placement: &&Placement| {
-            let backend = &placement.backend.name;
-            *backend != first.backend.name
-                && self.is_signed_in(health, placement)
-                && !matches!(
-                    health.availability(backend, &self.name, now),
-                    Availability::Cooling(_)
-                )
-        };
-        let others = self.placements.iter().filter(may_follow).take(MOST_ATTEMPTS - 1);
-        std::iter::once(first).chain(others).collect()
-    }
-
-    /// Whether a placement's backend can be signed in to; where none can, whether it may be soonest.
-    fn is_signed_in(&self, health: &Health, placement: &Placement) -> bool {
-        let sign_in = |placement: &Placement| health.sign_in(placement.backend.credential);
-        let best = self.placements.iter().map(sign_in).min();
-        Some(sign_in(placement)) == best
     }
 }
 
@@ -167,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Backend, Endpoint, Failover};
-    use crate::health::{Outcome, SignIn};
+    use crate::health::Outcome;
 
     fn model(rows: &[(&str, u32, u32)]) -> Model {
         let placements = rows.iter().map(|&(name, priority, weight)| Placement {
@@ -247,8 +237,12 @@ mod tests {
             let health = Health::default().with_sign_in(sign_in.to_vec());
             assert_eq!(order(&model, &health, 0), Ok(expected.to_owned()), "{sign_in:?}");
         }
-        let health = cooling(&[("aa", 9)]).with_sign_in(vec![Ready, Coming, Coming]);
-        assert_eq!(order(&model, &health, 0), Err(9), "the one that can be signed in to");
+        let cooling = |sign_in: [SignIn; 3]| {
+            order(&model, &cooling(&[("aa", 9)]).with_sign_in(sign_in.to_vec()), 0)
+        };
+        assert_eq!(cooling([Ready, Coming, Refused]), Ok("bb".to_owned()), "it waits for a token");
+        assert_eq!(cooling([Ready, Refused, Refused]), Err(9), "there is one to wait for");
+        assert_eq!(cooling([Refused, Refused, Refused]), Ok("bb>cc".to_owned()), "nothing helps");
     }
 
     #[test]
