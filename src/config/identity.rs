@@ -1,5 +1,6 @@
 //! Reads one way in which the proxy signs in.
 
+use super::authority::host_and_port;
 use super::node::Node;
 use super::problem::{quoted, shape};
 use super::reader::{Object, Reader};
@@ -57,7 +58,7 @@ fn app_service_endpoint(reader: &mut Reader, node: &Node) -> Option<(String, Str
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let is_plain =
         |part: &str| part.bytes().all(|b| b.is_ascii_graphic() && !b"?#@\"\\".contains(&b));
-    if authority.is_empty() || path.is_empty() || !is_plain(rest) {
+    if host_and_port(authority, 80).is_none() || path.is_empty() || !is_plain(rest) {
         let found = quoted(text);
         reader.problem(format!(
             "found {found}; expected what the platform puts into IDENTITY_ENDPOINT, such as \
@@ -192,7 +193,8 @@ fn authority(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = reader.string(node)?;
     let host = text.strip_prefix("https://").map(|host| host.trim_end_matches('/'));
     let is_host = |host: &&str| {
-        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b))
+        host_and_port(host, 443).is_some()
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b))
     };
     let host = host.filter(is_host);
     if host.is_none() {

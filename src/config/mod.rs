@@ -5,6 +5,7 @@
 //! [`Config`] in which every name resolves.
 
 mod affinity;
+mod authority;
 mod backend;
 mod cloud;
 mod credential;
@@ -25,6 +26,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+pub use authority::host_and_port;
 pub use cloud::Cloud;
 pub use endpoint::{Endpoint, EndpointError};
 pub use node::{Node, NodeError};

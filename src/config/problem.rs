@@ -17,7 +17,7 @@ pub struct Problem {
 
 impl Problem {
     /// A problem at a place of the document; an empty path is the document itself.
-    pub(super) fn new(path: impl Into<String>, what: impl Into<String>) -> Self {
+    pub fn new(path: impl Into<String>, what: impl Into<String>) -> Self {
         Self { path: path.into(), what: what.into() }
     }
 
@@ -58,7 +58,7 @@ pub struct Problems {
 
 impl Problems {
     /// These problems, or `None` where there are none.
-    pub(super) fn from_list(problems: Vec<Problem>) -> Option<Self> {
+    pub fn from_list(problems: Vec<Problem>) -> Option<Self> {
         let mut problems = problems.into_iter();
         let first = problems.next()?;
         Some(Self { first, rest: problems.collect() })

@@ -14,8 +14,8 @@ use super::token::Token;
 use super::{success, Failure, Reply, Request};
 use crate::config::{Application, Proof};
 
-/// An assertion is a token itself, and a secret is far shorter.
-const LONGEST_PROOF: usize = 16 * 1024;
+/// How many bytes a proof may have: an assertion is a token itself, and a secret is far shorter.
+pub const LONGEST_PROOF: usize = 16 * 1024;
 
 /// The request for the proof, to a listener of Envoy's own that serves nothing else.
 pub fn proof_request(cluster: &str) -> Request {
