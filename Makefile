@@ -41,7 +41,7 @@ tools: cargo ## Build the command-line tool: target/debug/aoai
 	cargo build --locked --bin aoai
 
 .PHONY: render
-render: cargo ## Remake envoy/envoy.yaml and the tests' golden files with aoai render envoy
+render: cargo ## Remake the bootstraps in envoy/ and the tests' golden files with aoai render envoy
 	AOAI_RENDER=write cargo test --locked --test render
 
 .PHONY: test

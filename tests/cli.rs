@@ -250,7 +250,7 @@ fn render_prints_a_bootstrap_or_why_there_is_none() {
 
     let mistaken = CONFIGURATION.replace("[gpt-4o]", "[gpt-4]");
     let problem = "subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n";
-    let unknown = "aoai: --resolve japan: the document has no backend of this name\n";
+    let unknown = "aoai: --resolve japan: the document has no backend of this name, and no identity whose cluster it is\n";
     let twice = "aoai: --resolve eastus: given twice; keep one\n";
     for (name, options, input, expected) in [
         ("wrong document", &[][..], &*mistaken, run(1, problem, "aoai: -: 1 problem\n")),
@@ -266,12 +266,94 @@ fn render_prints_a_bootstrap_or_why_there_is_none() {
     }
     for (option, says) in [
         ("--resolve=eastus=10.0.0.1:80", "10.0.0.1:80 is not on this machine"),
-        ("--resolve=eastus", "expected BACKEND=IP:PORT"),
+        ("--resolve=eastus", "expected NAME=IP:PORT"),
         ("--identity=imds", "invalid socket address"),
         ("--listener-port=65536", "65536 is not in 0..=65535"),
     ] {
         let found = render(&[option], CONFIGURATION);
         assert_eq!((found.status, &*found.stdout), (2, ""), "{option}");
         assert!(found.stderr.contains(says), "{option}: {}", found.stderr);
+    }
+}
+
+/// Two identities of backends, and one that nobody uses.
+fn with_identities(first: &str, second: &str) -> String {
+    let both = format!("identities: {{first: {{{first}}}, of-two: {{{second}}}, unused: {{client_secret: {{tenant: a.b, client_id: {GUID}, cluster: x, secret_cluster: y}}}}}}");
+    let named = CONFIGURATION
+        .replace("identity: {managed_identity: {cluster: imds}}", &both)
+        .replace("name: eastus", "name: eastus\n  identity: first")
+        .replace("name: sweden", "name: sweden\n  identity: of-two");
+    assert_eq!(named.matches("\n  identity:").count(), 2);
+    named
+}
+
+const GUID: &str = "00000000-0000-0000-0000-00000000000f";
+const IMDS: &str = "managed_identity: {cluster: imds}";
+
+#[test]
+fn identities_that_envoy_could_not_serve_are_told() {
+    let app_service = |port: &str| {
+        format!("app_service: {{cluster: app, endpoint: 'http://localhost:{port}/a'}}")
+    };
+    let application = |kind: &str, more: &str| {
+        format!("{kind}: {{tenant: a.b, client_id: {GUID}, cluster: entra, {more}}}")
+    };
+    let pod = |more: &str| application("workload_identity", &format!("token_cluster: pod{more}"));
+    let secret =
+        |more: &str| application("client_secret", &format!("secret_cluster: secret{more}"));
+    let other = "is also a cluster of identities.first, where it leads to";
+    let own = "expected one of its own";
+    for (first, second, problem) in [
+        (IMDS.to_owned(), secret(""), "identities[\"of-two\"].client_secret.secret_file: missing; expected the path of the file that has the client secret, which Envoy is to serve to the filter".to_owned()),
+        (app_service("1"), app_service("2"), format!("identities[\"of-two\"].app_service.cluster: \"app\" {other} http://localhost:1, and here to http://localhost:2; {own}")),
+        (app_service("1"), IMDS.replace("imds", "app"), format!("identities[\"of-two\"].managed_identity.cluster: \"app\" {other} http://localhost:1, and here to the Instance Metadata Service; {own}")),
+        (pod(", token_file: /a"), pod(""), format!("identities[\"of-two\"].workload_identity.token_cluster: \"pod\" {other} a file, and here to another file; {own}")),
+        (pod(""), secret(", secret_file: /s, authority: 'https://localhost'"), format!("identities[\"of-two\"].client_secret.cluster: \"entra\" {other} https://login.microsoftonline.com, and here to https://localhost; {own}")),
+        (secret(", secret_file: /s"), pod("").replace("pod", "secret"), format!("identities[\"of-two\"].workload_identity.token_cluster: \"secret\" {other} a file, and here to another file; {own}")),
+    ] {
+        let document = with_identities(&first, &second);
+        // By hand they might be wired in some other way.
+        assert_eq!(aoai(&["check", "-"], document.as_bytes()), run(0, OK, ""), "{problem}");
+        let found = aoai(&["render", "envoy", "-"], document.as_bytes());
+        assert_eq!(found, run(1, &format!("{problem}\n"), "aoai: -: 1 problem\n"), "{document}");
+    }
+}
+
+#[test]
+fn identities_that_call_the_same_share_its_cluster() {
+    let pod = format!(
+        "workload_identity: {{tenant: a.b, client_id: {GUID}, cluster: entra, token_cluster: pod}}"
+    );
+    for (first, second, clusters) in [
+        (IMDS.to_owned(), IMDS.to_owned(), "imds"),
+        (pod.clone(), pod.replace("a.b", "c.d"), "entra pod"),
+        (pod, IMDS.to_owned(), "entra pod imds"),
+    ] {
+        let found = aoai(&["render", "envoy", "-"], with_identities(&first, &second).as_bytes());
+        assert_eq!((found.status, &*found.stderr), (0, ""));
+        let (_, rendered) = found.stdout.split_once("\n  clusters:\n").unwrap();
+        let names = rendered.lines().filter_map(|line| line.strip_prefix("  - name: "));
+        let expected: Vec<_> = clusters.split(' ').collect();
+        let identities: Vec<_> = names.take_while(|name| *name != "aoai_eastus").collect();
+        assert_eq!(identities, expected);
+    }
+}
+
+#[test]
+fn options_that_fit_no_identity_are_told() {
+    let documents = [
+        ("app_service: {cluster: app}", "--identity=127.0.0.1:1", "--identity: no backend signs in with a managed_identity; see --resolve for other kinds"),
+        ("app_service: {cluster: app}", "--resolve=app=https://127.0.0.1:1", "--resolve app: it speaks no TLS; leave out https://"),
+        ("app_service: {cluster: eastus}", "--resolve=eastus=127.0.0.1:1", "--resolve eastus: a backend and a cluster of an identity have this name; rename one"),
+        (
+            "workload_identity: {tenant: a.b, client_id: 00000000-0000-0000-0000-00000000000f, cluster: entra, token_cluster: pod}",
+            "--resolve=pod=127.0.0.1:1",
+            "--resolve pod: Envoy itself serves it, from a file that the document names",
+        ),
+    ];
+    for (identity, option, says) in documents {
+        let document = with_identities(identity, identity);
+        let found = aoai(&["render", "envoy", "-", option], document.as_bytes());
+        assert_eq!(found, run(2, "", &format!("aoai: {says}\n")), "{option}");
     }
 }

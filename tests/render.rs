@@ -14,7 +14,7 @@ use std::process::Command;
 use aoai_filter::config::{Config, Node};
 
 /// A document, the options, and the file that has what comes of them.
-const RENDERED: [(&str, &[&str], &str); 3] = [
+const RENDERED: [(&str, &[&str], &str); 7] = [
     (
         "envoy/example.yaml",
         &[
@@ -24,6 +24,10 @@ const RENDERED: [(&str, &[&str], &str); 3] = [
         ],
         "envoy/envoy.yaml",
     ),
+    ("envoy/examples/app-service.yaml", &[], "envoy/examples/app-service.envoy.yaml"),
+    ("envoy/examples/workload-identity.yaml", &[], "envoy/examples/workload-identity.envoy.yaml"),
+    ("envoy/examples/client-secret.yaml", &[], "envoy/examples/client-secret.envoy.yaml"),
+    ("envoy/examples/several.yaml", &[], "envoy/examples/several.envoy.yaml"),
     ("tests/golden/regions.yaml", &[], "tests/golden/regions.envoy.yaml"),
     (
         "tests/golden/tls.yaml",
@@ -83,7 +87,8 @@ fn configurations<'n>(node: &'n Node, found: &mut Vec<&'n Node>) {
     items.chain(fields).for_each(|node| configurations(node, found));
 }
 
-/// Whatever cluster the gateway stage names, however few backends may be asked: it is there.
+/// Whatever cluster the gateway stage names, however few backends may be asked, and whatever cluster
+/// an identity calls: it is there, once.
 #[test]
 fn every_cluster_that_a_request_can_be_sent_to_is_rendered() {
     for (document, options, _) in RENDERED {
@@ -94,11 +99,13 @@ fn every_cluster_that_a_request_can_be_sent_to_is_rendered() {
             .iter()
             .filter_map(|cluster| cluster.field("name").and_then(Node::as_str))
             .collect();
-        for model in config.models.values() {
-            for order in model.orders() {
-                let wanted = model.cluster(&order);
-                assert!(names.contains(&wanted.as_str()), "{document}: {wanted}");
-            }
+        let orders = config.models.values().flat_map(|model| {
+            model.orders().into_iter().map(|order| model.cluster(&order)).collect::<Vec<_>>()
+        });
+        let identities = config.credentials.iter().flat_map(|one| one.identity.clusters());
+        for wanted in orders.chain(identities.map(str::to_owned)) {
+            let count = names.iter().filter(|name| **name == wanted).count();
+            assert_eq!(count, 1, "{document}: {wanted}");
         }
     }
 }

@@ -19,18 +19,14 @@ pub(crate) struct Document {
 /// Reads a file, or standard input for `-`. Why there is no document has been told when there is
 /// none.
 pub(crate) fn open(file: &Path) -> Result<Document, Outcome> {
-    let name = file.display();
-    let told = match read(file) {
-        Ok(bytes) => match parse(&bytes) {
-            Ok(document) => return Ok(document),
-            Err(problems) => report(&name, &problems).map(|()| Outcome::Problems),
-        },
+    match read(file) {
+        Ok(bytes) => parse(&bytes).map_err(|problems| report(file, &problems)),
         Err(error) => {
-            writeln!(io::stderr(), "aoai: cannot read {name}: {error}").map(|()| Outcome::Unusable)
+            // There is no other place to complain at.
+            let _ = writeln!(io::stderr(), "aoai: cannot read {}: {error}", file.display());
+            Err(Outcome::Unusable)
         }
-    };
-    // Nobody reads the report any more; the file is still not known to be right.
-    Err(told.unwrap_or(Outcome::Unusable))
+    }
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
@@ -70,10 +66,16 @@ fn yaml_problem(error: &serde_yaml_ng::Error) -> Problem {
     Problem::of_syntax(line, column, &format!("not YAML: {}", text.replacen(&place, "", 1)))
 }
 
-fn report(name: &impl Display, problems: &Problems) -> io::Result<()> {
-    writeln!(io::stdout(), "{problems}")?;
+/// Tells what is wrong with a document.
+pub(crate) fn report(file: &Path, problems: &Problems) -> Outcome {
     let count = Count(problems.count(), "problem");
-    writeln!(io::stderr(), "aoai: {name}: {count}")
+    let told = writeln!(io::stdout(), "{problems}")
+        .and_then(|()| writeln!(io::stderr(), "aoai: {}: {count}", file.display()));
+    match told {
+        Ok(()) => Outcome::Problems,
+        // Nobody reads the report any more.
+        Err(_) => Outcome::Unusable,
+    }
 }
 
 /// A number of things, in English.

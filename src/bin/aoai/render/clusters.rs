@@ -1,25 +1,29 @@
-//! The clusters: the identity endpoint, the backends, and the pools over these.
+//! The clusters: what signing in needs, the backends, and the pools over these.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use aoai_filter::config::{Backend, Config, Identity};
+use aoai_filter::config::{host_and_port, Backend, Config};
 
 use super::envoy::{indented, Pool, Stage};
+use super::proof;
+use super::sign_in::{SignIn, To};
 use super::yaml::scalar;
 use super::Options;
 
+/// The Instance Metadata Service.
+/// Source: Microsoft Learn, "Azure Instance Metadata Service".
+const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+
 /// All of them as items of a list, on the level of `clusters`.
-pub(super) fn clusters(config: &Config, options: &Options, pools: &[Pool<'_>]) -> String {
-    let mut text = config
-        .credentials
-        .iter()
-        .map(|one| identity(&one.identity, options.identity))
-        .collect::<String>();
-    for (index, backend) in config.backends.iter().enumerate() {
-        text += &match options.resolved(&backend.name) {
-            Some(address) => local(backend, address),
-            None => azure(backend, &options.ca),
-        };
+pub(super) fn clusters(
+    config: &Config,
+    options: &Options,
+    sign_ins: &[SignIn<'_>],
+    pools: &[Pool<'_>],
+) -> String {
+    let mut text = sign_ins.iter().map(|one| sign_in(one, options)).collect::<String>();
+    for (index, one) in config.backends.iter().enumerate() {
+        text += &backend(one, options);
         text += &limits(index == 0);
     }
     if !pools.is_empty() {
@@ -31,43 +35,135 @@ pub(super) fn clusters(config: &Config, options: &Options, pools: &[Pool<'_>]) -
     indented(&text, 2)
 }
 
-fn identity(identity: &Identity, address: SocketAddr) -> String {
-    let Identity::Managed { cluster, .. } = identity else {
-        return String::new();
+fn sign_in(one: &SignIn<'_>, options: &Options) -> String {
+    match one.to {
+        To::Metadata => metadata(one.cluster, options),
+        To::AppService(authority) => app_service(one.cluster, authority, options),
+        To::Entra(authority) => entra(one.cluster, authority, options),
+        To::File(_) => proof::cluster(one.cluster),
+    }
+}
+
+fn metadata(cluster: &str, options: &Options) -> String {
+    let resolved = options.resolved(cluster).map(|one| one.address);
+    let address = resolved.or(options.identity).unwrap_or(METADATA);
+    let comment = "# The identity endpoint: link-local or on this machine, and plain HTTP.\n";
+    comment.to_owned() + &single(cluster, &address.ip().to_string(), address.port(), "")
+}
+
+fn app_service(cluster: &str, authority: &str, options: &Options) -> String {
+    let (host, port) = host_and_port(authority, 80).unwrap_or((authority, 80));
+    let (comment, cluster) = match options.resolved(cluster).map(|one| one.address) {
+        Some(address) => (
+            format!("# In the place of {authority}, by --resolve.\n"),
+            single(cluster, &address.ip().to_string(), address.port(), ""),
+        ),
+        None => (
+            "# The identity endpoint of the app's platform: plain HTTP.\n".to_owned(),
+            single(cluster, host, port, ""),
+        ),
     };
-    let (name, address) = (scalar(cluster), endpoint(address));
     format!(
         "\
-# The identity endpoint: link-local or on this machine, and plain HTTP.
-- name: {name}
-  type: STATIC
-  connect_timeout: 2s
-  load_assignment:
-    cluster_name: {name}
-    endpoints:
-    - lb_endpoints:
-      - endpoint: {address}
+{comment}{cluster}  \
+  # The platform's own secret, from the environment: neither the document nor the filter has it.
+  typed_extension_protocol_options:
+    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+      \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config: {{http_protocol_options: {{}}}}
+      http_filters:
+      - name: envoy.filters.http.header_mutation
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
+          mutations:
+            request_mutations:
+            - append:
+                header: {{key: x-identity-header, value: \"%ENVIRONMENT(IDENTITY_HEADER)%\"}}
+                append_action: OVERWRITE_IF_EXISTS_OR_ADD
+      - name: envoy.filters.http.upstream_codec
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
 "
     )
 }
 
-/// A backend where it is: its own name, TLS, and a checked certificate.
-fn azure(backend: &Backend, ca: &str) -> String {
-    let (cluster, name) = (scalar(&backend.cluster), scalar(&backend.name));
-    let (host, port) = (scalar(backend.endpoint.host()), backend.endpoint.port());
-    let ca = scalar(ca);
+fn entra(cluster: &str, authority: &str, options: &Options) -> String {
+    let (host, port) = host_and_port(authority, 443).unwrap_or((authority, 443));
+    let comment = "# Entra ID, which gives tokens for a proof.\n";
+    secure(&Place { cluster, authority, host, port, name: cluster, metadata: "" }, comment, options)
+}
+
+fn backend(backend: &Backend, options: &Options) -> String {
+    let name = scalar(&backend.name);
+    let metadata =
+        format!("        metadata: {{filter_metadata: {{aoai: {{backend: {name}}}}}}}\n");
+    let endpoint = &backend.endpoint;
+    let place = Place {
+        cluster: &backend.cluster,
+        authority: endpoint.authority(),
+        host: endpoint.host(),
+        port: endpoint.port(),
+        name: &backend.name,
+        metadata: &metadata,
+    };
+    secure(&place, "", options)
+}
+
+/// What speaks TLS, and where the document says that it is.
+struct Place<'a> {
+    cluster: &'a str,
+    authority: &'a str,
+    host: &'a str,
+    port: u16,
+    /// What it is called for `--resolve`.
+    name: &'a str,
+    metadata: &'a str,
+}
+
+/// By its own name, with TLS and a checked certificate; or where `--resolve` says.
+fn secure(place: &Place<'_>, comment: &str, options: &Options) -> String {
+    let Place { cluster, authority, host, port, name, metadata } = *place;
+    let Some(resolved) = options.resolved(name) else {
+        return comment.to_owned()
+            + &single(cluster, host, port, metadata)
+            + &tls(host, &options.ca);
+    };
+    let (ip, port) = (resolved.address.ip().to_string(), resolved.address.port());
+    let at = single(cluster, &ip, port, metadata);
+    if resolved.tls {
+        let tls = tls(host, &options.ca);
+        format!("# {authority} at this address, by --resolve.\n{at}{tls}")
+    } else {
+        format!("# In the place of {authority}, by --resolve: no TLS.\n{at}")
+    }
+}
+
+/// A cluster with one endpoint: an IP address, or a name that is looked up.
+fn single(cluster: &str, host: &str, port: u16, metadata: &str) -> String {
+    let lookup = if host.parse::<IpAddr>().is_ok() {
+        "  type: STATIC\n"
+    } else {
+        "  type: LOGICAL_DNS\n  dns_lookup_family: V4_PREFERRED\n"
+    };
+    let (name, host) = (scalar(cluster), scalar(host));
     format!(
         "\
-- name: {cluster}
-  type: LOGICAL_DNS
-  dns_lookup_family: V4_PREFERRED
-  connect_timeout: 2s
+- name: {name}
+{lookup}  connect_timeout: 2s
   load_assignment:
-    cluster_name: {cluster}
+    cluster_name: {name}
     endpoints:
     - lb_endpoints:
       - endpoint: {{address: {{socket_address: {{address: {host}, port_value: {port}}}}}}}
-        metadata: {{filter_metadata: {{aoai: {{backend: {name}}}}}}}
+{metadata}"
+    )
+}
+
+/// Who answers proves to be the one of this name.
+fn tls(host: &str, ca: &str) -> String {
+    let (host, ca) = (scalar(host), scalar(ca));
+    format!(
+        "  \
   transport_socket:
     name: envoy.transport_sockets.tls
     typed_config:
@@ -79,32 +175,6 @@ fn azure(backend: &Backend, ca: &str) -> String {
           match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: {host}}}}}]
 "
     )
-}
-
-/// What stands in for a backend on this machine.
-fn local(backend: &Backend, address: SocketAddr) -> String {
-    let (cluster, name) = (scalar(&backend.cluster), scalar(&backend.name));
-    let address = endpoint(address);
-    format!(
-        "\
-# In the place of {host}, by --resolve: no TLS.
-- name: {cluster}
-  type: STATIC
-  connect_timeout: 2s
-  load_assignment:
-    cluster_name: {cluster}
-    endpoints:
-    - lb_endpoints:
-      - endpoint: {address}
-        metadata: {{filter_metadata: {{aoai: {{backend: {name}}}}}}}
-",
-        host = backend.endpoint.authority(),
-    )
-}
-
-fn endpoint(address: SocketAddr) -> String {
-    let (ip, port) = (scalar(&address.ip().to_string()), address.port());
-    format!("{{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}")
 }
 
 /// Envoy's own limits, 1024 requests and 3 retries at once for a cluster, are far below what streams

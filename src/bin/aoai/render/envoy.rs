@@ -5,8 +5,9 @@
 use aoai_filter::config::Config;
 use aoai_filter::pool::Order;
 
+use super::sign_in::SignIn;
 use super::yaml::{fields, scalar};
-use super::{clusters, listener, Options};
+use super::{clusters, listener, proof, Options};
 use crate::document::Document;
 
 /// The labels of the module's metrics: its names carry them, because the ABI has none.
@@ -16,17 +17,20 @@ stats_config:
   stats_tags:
   - {tag_name: outcome, regex: '^wasmcustom\.aoai_requests_total(\.outcome\.(\w+))\.backend\.'}
   - {tag_name: backend, regex: '^wasmcustom\.aoai_\w+(?:\.outcome\.\w+)?(\.backend\.([\w-]+))'}
+  - {tag_name: diagnosis, regex: '^wasmcustom\.aoai_diagnoses_total\.backend\.[\w-]+(\.diagnosis\.(\w+))$'}
   - {tag_name: identity, regex: '^wasmcustom\.aoai_token_\w+(\.identity\.([\w-]+))'}
   - {tag_name: result, regex: '^wasmcustom\.aoai_\w+\.(?:identity|backend)\.[\w-]+(\.result\.(\w+))$'}
 ";
 
 /// The bootstrap of a document.
-pub(super) fn bootstrap(document: &Document, options: &Options) -> String {
+pub(super) fn bootstrap(document: &Document, options: &Options, sign_ins: &[SignIn<'_>]) -> String {
     let pools = pools(&document.config);
     let admin = options.admin_port;
     let gateway = Stage::Gateway { document, wasm: &options.wasm, shared: !pools.is_empty() };
     let listener = listener::listener(&document.config, options, &gateway, &pools);
-    let clusters = clusters::clusters(&document.config, options, &pools);
+    let proofs = proof::listeners(sign_ins);
+    let extension = proof::extension(sign_ins);
+    let clusters = clusters::clusters(&document.config, options, sign_ins, &pools);
     format!(
         "\
 # Envoy with aoai-filter, made by `aoai render envoy` from the document that stands in it below.
@@ -34,10 +38,10 @@ pub(super) fn bootstrap(document: &Document, options: &Options) -> String {
 admin:
   address:
     socket_address: {{address: 127.0.0.1, port_value: {admin}}}
-{STATS_TAGS}
+{STATS_TAGS}{extension}
 static_resources:
   listeners:
-{listener}
+{listener}{proofs}
   clusters:
 {clusters}"
     )

@@ -3,17 +3,21 @@
 mod clusters;
 mod envoy;
 mod listener;
+mod proof;
+mod resolve;
+mod sign_in;
 mod yaml;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 
 use aoai_filter::config::Config;
 use clap::{Args, Subcommand};
 
+use self::resolve::{Resolve, ResolveError};
+use self::sign_in::{SignIn, To};
 use crate::document;
 use crate::Outcome;
 
@@ -23,7 +27,7 @@ pub(crate) enum Command {
     /// Print a whole Envoy bootstrap for a configuration
     ///
     /// It has the listener, the filter with the document in it, a cluster with TLS for each
-    /// backend, the pools in which models fail over, the identity endpoint, labels for the
+    /// backend, the pools in which models fail over, all that the identities need, labels for the
     /// metrics, and the admin interface on loopback. The same document always renders the same.
     ///
     /// Exit status: 0 when it is printed, 1 when the document has problems, which are printed
@@ -31,7 +35,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   aoai render envoy gateway.yaml > envoy.yaml && envoy -c envoy.yaml
   aoai render envoy gateway.yaml --wasm /etc/envoy/aoai_filter.wasm
-  aoai render envoy gateway.yaml --identity 127.0.0.1:8000")]
+  aoai render envoy gateway.yaml --identity 127.0.0.1:8000
+  aoai render envoy gateway.yaml --resolve eastus=https://10.1.0.4:443")]
     Envoy(Options),
 }
 
@@ -49,89 +54,66 @@ pub(crate) struct Options {
     /// The port of the admin interface, which is on loopback; 0 lets the system choose
     #[arg(long, value_name = "PORT", default_value_t = 9901)]
     admin_port: u16,
-    /// Where the identity endpoint answers: by default the Instance Metadata Service
-    #[arg(long, value_name = "IP:PORT", default_value = "169.254.169.254:80")]
-    identity: SocketAddr,
-    /// The certificate authorities by which backends prove who they are, a PEM file
+    /// Where the endpoint of managed identities answers [default: 169.254.169.254:80]
+    #[arg(long, value_name = "IP:PORT")]
+    identity: Option<SocketAddr>,
+    /// The certificate authorities by which backends and Entra ID prove who they are, a PEM file
     #[arg(long, value_name = "PATH", default_value = "/etc/ssl/certs/ca-certificates.crt")]
     ca: String,
-    /// Reach a backend at a port of this machine, without TLS: for trying things out. Repeatable
-    #[arg(long, value_name = "BACKEND=IP:PORT")]
+    /// Reach a backend, or an identity's cluster, at this address. Repeatable
+    ///
+    /// NAME=IP:PORT is a port of this machine without TLS, for trying things out. NAME=https://IP:PORT
+    /// is any address, where the certificate has to be the right one.
+    #[arg(long, value_name = "NAME=IP:PORT")]
     resolve: Vec<Resolve>,
 }
 
 impl Options {
-    /// Where a backend is instead of where the document says.
-    fn resolved(&self, backend: &str) -> Option<SocketAddr> {
-        self.resolve.iter().find(|one| one.backend == backend).map(|one| one.address)
+    /// Where a backend or a cluster is instead of where the document says.
+    fn resolved(&self, name: &str) -> Option<&Resolve> {
+        resolve::resolved(&self.resolve, name)
     }
 
-    /// Each `--resolve` names a backend of the document, and none twice.
-    fn check(&self, config: &Config) -> Result<(), ResolveError> {
-        for (index, one) in self.resolve.iter().enumerate() {
-            let backend = one.backend.clone();
-            if !config.backends.iter().any(|known| known.name == backend) {
-                return Err(ResolveError::Unknown { backend });
-            }
-            if self.resolve.iter().take(index).any(|other| other.backend == backend) {
-                return Err(ResolveError::Twice { backend });
-            }
+    fn check(&self, config: &Config, sign_ins: &[SignIn<'_>]) -> Result<(), OptionError> {
+        if self.identity.is_some() && sign_ins.iter().all(|one| one.to != To::Metadata) {
+            return Err(OptionError::NoMetadata);
         }
-        Ok(())
+        Ok(resolve::check(&self.resolve, config, sign_ins)?)
     }
 }
 
-/// A backend that is reached at a port of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Resolve {
-    backend: String,
-    address: SocketAddr,
-}
-
-impl FromStr for Resolve {
-    type Err = ResolveError;
-
-    fn from_str(text: &str) -> Result<Self, ResolveError> {
-        let (backend, address) = text.split_once('=').ok_or(ResolveError::Form)?;
-        let address: SocketAddr = address.parse().map_err(|_| ResolveError::Form)?;
-        if !address.ip().is_loopback() {
-            return Err(ResolveError::NotLoopback { address });
-        }
-        Ok(Self { backend: backend.to_owned(), address })
-    }
-}
-
-/// Why a `--resolve` does not work.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum ResolveError {
-    #[error("expected BACKEND=IP:PORT, such as eastus=127.0.0.1:18001")]
-    Form,
+/// Why an option does not fit the document.
+#[derive(Debug, thiserror::Error)]
+enum OptionError {
     #[error(
-        "{address} is not on this machine; there is no TLS on the way, and what travels it has the \
-         proxy's token: expected an address such as 127.0.0.1:18001"
+        "--identity: no backend signs in with a managed_identity; see --resolve for other kinds"
     )]
-    NotLoopback { address: SocketAddr },
-    #[error("--resolve {backend}: the document has no backend of this name")]
-    Unknown { backend: String },
-    #[error("--resolve {backend}: given twice; keep one")]
-    Twice { backend: String },
+    NoMetadata,
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
 }
 
 /// Renders it.
 pub(crate) fn run(command: &Command) -> ExitCode {
     let Command::Envoy(options) = command;
-    let outcome = match document::open(&options.file) {
-        Ok(document) => match options.check(&document.config) {
-            Ok(()) => print(&envoy::bootstrap(&document, options)),
-            Err(error) => {
-                // There is no other place to complain at.
-                let _ = writeln!(io::stderr(), "aoai: {error}");
-                Outcome::Unusable
-            }
-        },
+    match bootstrap(options) {
+        Ok(bootstrap) => print(&bootstrap),
         Err(outcome) => outcome,
-    };
-    outcome.into()
+    }
+    .into()
+}
+
+/// The bootstrap. Why there is none has been told when there is none.
+fn bootstrap(options: &Options) -> Result<String, Outcome> {
+    let document = document::open(&options.file)?;
+    let sign_ins = sign_in::sign_ins(&document.config)
+        .map_err(|problems| document::report(&options.file, &problems))?;
+    options.check(&document.config, &sign_ins).map_err(|error| {
+        // There is no other place to complain at.
+        let _ = writeln!(io::stderr(), "aoai: {error}");
+        Outcome::Unusable
+    })?;
+    Ok(envoy::bootstrap(&document, options, &sign_ins))
 }
 
 fn print(bootstrap: &str) -> Outcome {
@@ -140,32 +122,6 @@ fn print(bootstrap: &str) -> Outcome {
         Err(error) => {
             let _ = writeln!(io::stderr(), "aoai: {error}");
             Outcome::Unusable
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backend_is_resolved_to_this_machine_alone() {
-        let at = |address: &str| {
-            Ok(Resolve { backend: "eastus".to_owned(), address: address.parse().unwrap() })
-        };
-        let not =
-            |address: &str| Err(ResolveError::NotLoopback { address: address.parse().unwrap() });
-        for (text, expected) in [
-            ("eastus=127.0.0.1:18001", at("127.0.0.1:18001")),
-            ("eastus=[::1]:18001", at("[::1]:18001")),
-            ("eastus=10.0.0.1:18001", not("10.0.0.1:18001")),
-            ("eastus=0.0.0.0:18001", not("0.0.0.0:18001")),
-            ("eastus=127.0.0.1", Err(ResolveError::Form)),
-            ("eastus=localhost:18001", Err(ResolveError::Form)),
-            ("127.0.0.1:18001", Err(ResolveError::Form)),
-            ("", Err(ResolveError::Form)),
-        ] {
-            assert_eq!(text.parse(), expected, "{text}");
         }
     }
 }

@@ -1,0 +1,119 @@
+//! `--resolve`: something of the document at another address than its own.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use aoai_filter::config::Config;
+
+use super::sign_in::{SignIn, To};
+
+/// A backend, or a cluster that an identity calls, and where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resolve {
+    name: String,
+    /// Where.
+    pub(super) address: SocketAddr,
+    /// Whether it speaks TLS there, and proves its own name as ever.
+    pub(super) tls: bool,
+}
+
+impl FromStr for Resolve {
+    type Err = ResolveError;
+
+    fn from_str(text: &str) -> Result<Self, ResolveError> {
+        // Clusters of a mesh may have any name; addresses have no equals sign.
+        let (name, place) = text.rsplit_once('=').ok_or(ResolveError::Form)?;
+        let (address, tls) = match place.strip_prefix("https://") {
+            Some(address) => (address, true),
+            None => (place, false),
+        };
+        let address: SocketAddr = address.parse().map_err(|_| ResolveError::Form)?;
+        if !tls && !address.ip().is_loopback() {
+            return Err(ResolveError::NotLoopback { address });
+        }
+        Ok(Self { name: name.to_owned(), address, tls })
+    }
+}
+
+/// Where a backend or a cluster is instead of where the document says.
+pub(super) fn resolved<'r>(all: &'r [Resolve], name: &str) -> Option<&'r Resolve> {
+    all.iter().find(|one| one.name == name)
+}
+
+/// Each `--resolve` names one thing of the document, and none twice.
+pub(super) fn check(
+    all: &[Resolve],
+    config: &Config,
+    sign_ins: &[SignIn<'_>],
+) -> Result<(), ResolveError> {
+    for (index, one) in all.iter().enumerate() {
+        let name = one.name.clone();
+        let is_backend = config.backends.iter().any(|known| known.name == name);
+        let sign_in = sign_ins.iter().find(|known| known.cluster == name).map(|known| known.to);
+        match sign_in {
+            None if !is_backend => return Err(ResolveError::Unknown { name }),
+            Some(_) if is_backend => return Err(ResolveError::Ambiguous { name }),
+            Some(To::File(_)) => return Err(ResolveError::File { name }),
+            Some(To::Metadata | To::AppService(_)) if one.tls => {
+                return Err(ResolveError::NoTls { name });
+            }
+            _ => {}
+        }
+        if all.iter().take(index).any(|other| other.name == name) {
+            return Err(ResolveError::Twice { name });
+        }
+    }
+    Ok(())
+}
+
+/// Why a `--resolve` does not work.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ResolveError {
+    #[error("expected NAME=IP:PORT, such as eastus=127.0.0.1:18001, or NAME=https://IP:PORT")]
+    Form,
+    #[error(
+        "{address} is not on this machine; there is no TLS on the way, and what travels it has the \
+         proxy's token: expected an address such as 127.0.0.1:18001, or https://{address}"
+    )]
+    NotLoopback { address: SocketAddr },
+    #[error("--resolve {name}: the document has no backend of this name, and no identity whose cluster it is")]
+    Unknown { name: String },
+    #[error("--resolve {name}: a backend and a cluster of an identity have this name; rename one")]
+    Ambiguous { name: String },
+    #[error("--resolve {name}: given twice; keep one")]
+    Twice { name: String },
+    #[error("--resolve {name}: Envoy itself serves it, from a file that the document names")]
+    File { name: String },
+    #[error("--resolve {name}: it speaks no TLS; leave out https://")]
+    NoTls { name: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_tls_there_is_this_machine_alone() {
+        let at = |name: &str, address: &str, tls| {
+            Ok(Resolve { name: name.to_owned(), address: address.parse().unwrap(), tls })
+        };
+        let not =
+            |address: &str| Err(ResolveError::NotLoopback { address: address.parse().unwrap() });
+        for (text, expected) in [
+            ("eastus=127.0.0.1:18001", at("eastus", "127.0.0.1:18001", false)),
+            ("eastus=[::1]:18001", at("eastus", "[::1]:18001", false)),
+            ("eastus=10.0.0.1:18001", not("10.0.0.1:18001")),
+            ("eastus=0.0.0.0:18001", not("0.0.0.0:18001")),
+            ("eastus=https://10.0.0.1:443", at("eastus", "10.0.0.1:443", true)),
+            ("a=b=127.0.0.1:1", at("a=b", "127.0.0.1:1", false)),
+            ("eastus=http://127.0.0.1:1", Err(ResolveError::Form)),
+            ("eastus=https://10.0.0.1:443/", Err(ResolveError::Form)),
+            ("eastus=127.0.0.1", Err(ResolveError::Form)),
+            ("eastus=localhost:18001", Err(ResolveError::Form)),
+            ("127.0.0.1:18001", Err(ResolveError::Form)),
+            ("", Err(ResolveError::Form)),
+        ] {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+    }
+}
