@@ -221,8 +221,10 @@ def _wait_until(process: "subprocess.Popen[bytes]", condition: Any, otherwise: s
 
 def _listener(admin: str) -> str:
     """Where this machine reaches the listener."""
-    [listener] = json.loads(_fetch(f"{admin}/listeners?format=json"))["listener_statuses"]
-    address = listener["local_address"]["socket_address"]
+    listeners = json.loads(_fetch(f"{admin}/listeners?format=json"))["listener_statuses"]
+    # Those within Envoy have no port.
+    [address] = [one["local_address"]["socket_address"] for one in listeners
+                 if "socket_address" in one["local_address"]]
     host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(address["address"], address["address"])
     host = f"[{host}]" if ":" in host else host
     filters = json.loads(_fetch(f"{admin}/config_dump?resource=static_listeners"))

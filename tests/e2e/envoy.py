@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Type, TypeVar
 
 import httpx
 
@@ -36,9 +36,11 @@ class Envoy:
     started: List["Envoy"] = []
 
     def __init__(self, bootstrap: Dict[str, Any], *, workers: int = 1, drain_seconds: int = 600,
-                 log_level: str = "info", wasm_log_level: str = "debug") -> None:
+                 log_level: str = "info", wasm_log_level: str = "debug",
+                 environment: Optional[Mapping[str, str]] = None) -> None:
         """`drain_seconds`: how long connections of a replaced listener may go on. Long, for what a
-        test holds over a replacement must not end by itself."""
+        test holds over a replacement must not end by itself. `environment` adds variables to those
+        of this process."""
         self._folder = tempfile.TemporaryDirectory(prefix="aoai-envoy-")
         self._path = Path(self._folder.name)
         (self._path / "bootstrap.json").write_text(json.dumps(bootstrap, indent=1))
@@ -57,6 +59,7 @@ class Envoy:
                     "--file-flush-interval-msec", "100",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
             )
         Envoy.started.append(self)
         try:
@@ -81,7 +84,7 @@ class Envoy:
         return self._process.pid
 
     def port(self, listener: str = "ingress") -> int:
-        """The port that a listener got."""
+        """The port that a listener got. An internal one has none."""
         return self.wait_until(lambda: self._listeners().get(listener), f"listener {listener}")
 
     def stats(self) -> Dict[str, int]:
@@ -177,7 +180,7 @@ class Envoy:
     def _listeners(self) -> Dict[str, int]:
         statuses = self._admin("/listeners?format=json").json().get("listener_statuses", [])
         return {one["name"]: one["local_address"]["socket_address"]["port_value"]
-                for one in statuses}
+                for one in statuses if "socket_address" in one["local_address"]}
 
 
 def _binary() -> str:

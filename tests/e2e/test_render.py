@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import ssl
-import subprocess
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Callable
 
 import httpx
 import pytest
 import trustme
-import yaml
 
 from azure_sim import HANG_LIMIT, AzureSim, Resource
 from e2e import config
-from e2e.bootstrap import wasm_module
 from e2e.envoy import Envoy
-from e2e.pools import CONNECT_TIMEOUT
+from e2e.rendering import bootstrap, rendered, resource_at, validated
 from e2e.single import BODY, CHAT, KEY, MODEL, Json, settings
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["envoy/example.yaml", "tests/golden/regions.yaml", "tests/golden/tls.yaml"]
-
-
-def rendered(document: str, *options: str, stdin: str = "") -> str:
-    """The bootstrap of a file, or of what is given to standard input."""
-    command = [os.environ["AOAI"], "render", "envoy", document, "--wasm", wasm_module(),
-               "--admin-port", "0", *options]
-    return subprocess.run(command, cwd=ROOT, input=stdin, stdout=subprocess.PIPE, text=True,
-                          check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +44,11 @@ def resource(azure: AzureSim) -> Resource:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_envoy_accepts_what_is_rendered(document: str, listener_tls: Json, tmp_path: Path) -> None:
-    bootstrap = rendered(document)
+    text = rendered(document)
     for name in ("certificate", "key"):
         in_document = "/etc/aoai/tls." + {"certificate": "crt", "key": "key"}[name]
-        bootstrap = bootstrap.replace(f"filename: {in_document}", f"filename: {listener_tls[name]}")
-    path = tmp_path / "envoy.yaml"
-    path.write_text(bootstrap)
-    done = subprocess.run([os.environ["ENVOY"], "--mode", "validate", "-c", str(path)],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        text = text.replace(f"filename: {in_document}", f"filename: {listener_tls[name]}")
+    done = validated(text, tmp_path)
     assert done.returncode == 0, done.stdout
 
 
@@ -111,8 +94,7 @@ def test_a_resolved_backend_is_on_this_machine_under_its_own_name(
 ) -> None:
     host = "contoso-resolved.openai.azure.com"
     plain = azure.add_resource("resolved", host=host, deployments={MODEL: MODEL})
-    envoy = start_envoy(_bootstrap(settings(plain), azure,
-                                   "--resolve", f"resolved=127.0.0.1:{plain.port}"))
+    envoy = start_envoy(_bootstrap(settings(plain), azure, resource_at(plain)))
     url = f"http://127.0.0.1:{envoy.port('aoai')}{CHAT}"
     answer = httpx.post(url, headers={"api-key": KEY}, json=BODY, timeout=HANG_LIMIT,
                         trust_env=False)
@@ -121,10 +103,21 @@ def test_a_resolved_backend_is_on_this_machine_under_its_own_name(
     assert request.header("host") == host
 
 
-def _bootstrap(document: Json, azure: AzureSim, *options: str) -> Dict[str, Any]:
-    text = rendered("-", "--listener-port", "0", "--identity",
-                    f"127.0.0.1:{azure.identity.port}", *options, stdin=json.dumps(document))
-    bootstrap: Dict[str, Any] = yaml.safe_load(text)
-    for cluster in bootstrap["static_resources"]["clusters"]:
-        cluster["connect_timeout"] = CONNECT_TIMEOUT
-    return bootstrap
+def test_a_resolved_backend_can_keep_its_tls_and_its_name(
+    azure: AzureSim, start_envoy: Callable[..., Envoy],
+) -> None:
+    host = "contoso-private.openai.azure.com"
+    private = azure.add_resource("private", host=host, deployments={MODEL: MODEL}, tls=True)
+    envoy = start_envoy(_bootstrap(settings(private), azure, resource_at(private),
+                                   "--ca", str(azure.ca_pem)))
+    url = f"http://127.0.0.1:{envoy.port('aoai')}{CHAT}"
+    answer = httpx.post(url, headers={"api-key": KEY}, json=BODY, timeout=HANG_LIMIT,
+                        trust_env=False)
+    assert answer.status_code == 200, answer.text
+    assert envoy.stats()["cluster.aoai_private.ssl.handshake"] >= 1
+    [request] = private.requests
+    assert request.header("host") == host
+
+
+def _bootstrap(document: Json, azure: AzureSim, *options: str) -> Json:
+    return bootstrap(document, "--identity", f"127.0.0.1:{azure.identity.port}", *options)
