@@ -41,8 +41,8 @@ tools: cargo ## Build the command-line tool: target/debug/aoai
 	cargo build --locked --bin aoai
 
 .PHONY: render
-render: cargo ## Remake the bootstraps in envoy/ and the tests' golden files with aoai render envoy
-	AOAI_RENDER=write cargo test --locked --test render
+render: cargo ## Remake the bootstraps in envoy/, the tests' golden files and the README's troubleshooting
+	AOAI_RENDER=write cargo test --locked --test render --test troubleshooting
 
 .PHONY: test
 test: test-native test-e2e ## Prove the project: native tests, then a real Envoy with simulated Azure

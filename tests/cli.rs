@@ -209,6 +209,7 @@ fn usage_errors_end_with_2_and_say_the_usage() {
         (&["render", "envoy"], "Usage: aoai render envoy <FILE>"),
         (&["key"], "Usage: aoai key <COMMAND>"),
         (&["key", "new", "name"], "Usage: aoai key new"),
+        (&["explain", "--lits"], "Usage: aoai explain"),
     ] {
         let found = aoai(arguments, b"");
         assert_eq!((found.status, &*found.stdout), (2, ""), "{arguments:?}");
@@ -224,6 +225,7 @@ fn help_has_examples_and_hides_what_is_refused() {
         (&["check", "--help"], "aoai check -"),
         (&["render", "--help"], "Print a whole Envoy bootstrap for a configuration"),
         (&["render", "envoy", "--help"], "aoai render envoy gateway.yaml > envoy.yaml"),
+        (&["explain", "--help"], "aoai explain < error.txt"),
         (&["key", "--help"], "Print the digest of a key"),
         (&["key", "new", "--help"], "$ aoai key new"),
         (&["key", "digest", "--help"], "aoai key digest < key.txt"),
@@ -356,4 +358,61 @@ fn options_that_fit_no_identity_are_told() {
         let found = aoai(&["render", "envoy", "-", option], document.as_bytes());
         assert_eq!(found, run(2, "", &format!("aoai: {says}\n")), "{option}");
     }
+}
+
+#[test]
+fn explain_says_what_an_error_means_wherever_it_was_copied_from() {
+    const KEY: &str = "5ecre7-key-of-somebody";
+    let body = |body: &str| body.to_owned();
+    for (name, input, slug) in [
+        ("body", body(r#"{"error":{"code":"Request is badly formated","message":"Resource Id is badly formed: NA"}}"#), "regional_endpoint"),
+        ("exception", body("openai.NotFoundError: Error code: 404 - {'error': {'code': 'DeploymentNotFound'}}"), "deployment_not_found"),
+        ("answer", body("HTTP/1.1 404 Not Found\r\nx-request-id: 1\r\n\r\n{\"error\":{\"code\":\"404\",\"message\": \"Resource not found\"}}"), "unknown_path"),
+        ("answer with its diagnosis", body("HTTP/1.1 401 Unauthorized\nX-Aoai-Diagnosis: token_rejected\n"), "token_rejected"),
+        ("line of the gateway's log", body("[warning] backend eastus answers 400, wrong_tenant: the identity belongs to …"), "wrong_tenant"),
+        ("line of a log in JSON", body(r#"{"level":"error","text":"AADSTS700024: Client assertion is not …"}"#), "assertion_expired"),
+        ("request with its key", format!("api-key: {KEY}\n\n429 exceeded call rate limit"), "throttled"),
+        ("not UTF-8", body("\u{fffd} Principal does not have access to API/Operation."), "role_missing"),
+    ] {
+        let found = aoai(&["explain"], input.as_bytes());
+        assert_eq!((found.status, &*found.stderr), (0, ""), "{name}");
+        assert!(found.stdout.starts_with(&format!("{slug}\n  Azure says:  ")), "{name}: {}", found.stdout);
+        assert!(found.stdout.contains("\n  what to do:  "), "{name}: {}", found.stdout);
+        assert!(!found.stdout.contains(KEY), "{name}");
+        assert_eq!(aoai(&["explain", slug], b""), run(0, &found.stdout, ""), "{name}");
+    }
+}
+
+#[test]
+fn explain_says_so_when_there_is_nothing_to_explain() {
+    const KEY: &str = "5ecre7";
+    const UNKNOWN: &str = "aoai: this is no error that the gateway knows; aoai explain --list prints those it does. Give it the whole answer of Azure, or the line of Envoy's log; aoai doctor finds out what is wrong by itself\n";
+    const OWN: &str = "aoai: this is an answer of the gateway itself (x-aoai-reason), and not of Azure: its message says what to do\n";
+    const EMPTY: &str =
+        "aoai: standard input holds nothing; paste the error there: aoai explain < error.txt\n";
+    const NO_NAME: &str = "aoai: no mistake has this name; aoai explain --list prints all. An error goes to standard input: aoai explain < error.txt\n";
+    const ARGUMENTS: &str =
+        "aoai: an error goes to standard input, and not into arguments: aoai explain < error.txt\n";
+    const LONG: &str = "aoai: the text is longer than 1048576 bytes; give the error alone\n";
+    for (name, arguments, input, expected) in [
+        ("unknown", &[][..], format!("{{\"error\":\"{KEY}\"}}"), run(1, "", UNKNOWN)),
+        ("the gateway's own", &[], "X-Aoai-Reason: missing_key\n".to_owned(), run(1, "", OWN)),
+        ("nothing", &[], " \n".to_owned(), run(2, "", EMPTY)),
+        ("endless", &[], "x".repeat((1 << 20) + 1), run(2, "", LONG)),
+        ("unknown name", &[KEY], String::new(), run(2, "", NO_NAME)),
+        ("words", &["Identity", "not", "found"], String::new(), run(2, "", ARGUMENTS)),
+        ("list and name", &["--list", "role_missing"], String::new(), run(2, "", ARGUMENTS)),
+    ] {
+        let all = [&["explain"], arguments].concat();
+        assert_eq!(aoai(&all, input.as_bytes()), expected, "{name}");
+    }
+}
+
+#[test]
+fn explain_lists_every_mistake() {
+    let list = aoai(&["explain", "--list"], b"");
+    assert_eq!((list.status, &*list.stderr), (0, ""));
+    let slugs: Vec<_> = list.stdout.lines().filter(|line| !line.starts_with(' ')).collect();
+    let all = aoai_filter::diagnosis::Diagnosis::all().map(|row| row.slug).collect::<Vec<_>>();
+    assert_eq!(slugs.join("\n"), all.join("\n\n"));
 }

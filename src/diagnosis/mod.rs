@@ -7,6 +7,8 @@
 mod concern;
 mod head;
 mod said;
+#[cfg(not(target_arch = "wasm32"))]
+mod says;
 mod table;
 
 #[cfg(test)]

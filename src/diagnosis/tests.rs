@@ -219,6 +219,16 @@ fn a_text_is_recognised_wherever_it_was_copied_from() {
 }
 
 #[test]
+fn what_azure_says_is_recognised_as_the_row_that_says_it() {
+    for row in Diagnosis::all() {
+        assert!(!row.says().is_empty(), "{}", row.slug);
+        for text in row.says() {
+            assert_eq!(slug(Diagnosis::of_text(&Said::read(text.as_bytes()))), row.slug, "{text}");
+        }
+    }
+}
+
+#[test]
 fn slugs_are_unique_and_sentences_end() {
     let slugs: BTreeSet<_> = Diagnosis::all().map(|row| row.slug).collect();
     assert_eq!(slugs.len(), Diagnosis::all().count());

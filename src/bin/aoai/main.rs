@@ -1,8 +1,9 @@
-//! `aoai`: checks configurations of the filter, renders Envoy's from them, and makes the keys that
-//! they hold the digests of.
+//! `aoai`: checks configurations of the filter, renders Envoy's from them, explains Azure's errors, and
+//! makes the keys that configurations hold the digests of.
 
 mod check;
 mod document;
+mod explain;
 mod key;
 mod render;
 
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 #[command(after_help = "Examples:
   aoai check gateway.yaml
   aoai render envoy gateway.yaml > envoy.yaml
+  aoai explain < error.txt
   aoai key new
   printf %s \"$KEY\" | aoai key digest")]
 struct Arguments {
@@ -38,6 +40,17 @@ enum Command {
         /// A YAML or JSON file, or - for standard input
         file: PathBuf,
     },
+    /// Explain an error of Azure: what is wrong, and what to do about it.
+    ///
+    /// It is read from standard input as it was found: the answer's body, a whole answer, a client's
+    /// exception, a line of a log. Nothing of it is printed again. Exit status: 0 when it is
+    /// explained, 1 when it is not known, 2 when there is nothing to explain.
+    #[command(after_help = "Examples:
+  curl -s … | aoai explain
+  aoai explain < error.txt
+  aoai explain role_missing
+  aoai explain --list")]
+    Explain(explain::Options),
     /// Print what Envoy reads
     #[command(subcommand)]
     Render(render::Command),
@@ -49,6 +62,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { file } => check::run(&file),
+        Command::Explain(options) => explain::run(&options),
         Command::Render(command) => render::run(&command),
         Command::Key(command) => key::run(&command),
     }

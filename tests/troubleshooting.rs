@@ -1,0 +1,62 @@
+//! The README's section on troubleshooting is the table of the gateway, and `make render` writes it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot read its file has failed; clippy knows helpers of tests only within cfg(test)"
+)]
+
+use std::fmt::Write;
+use std::path::Path;
+
+use aoai_filter::diagnosis::{Diagnosis, BACKENDS};
+
+const BEGIN: &str = "## Troubleshooting\n";
+const END: &str = "<!-- the end of what `make render` writes here -->\n";
+
+/// What Azure says is a heading, as people search for it.
+fn section() -> String {
+    let mut text = BEGIN.to_owned();
+    for row in Diagnosis::all() {
+        let mut says = row.says().iter();
+        writeln!(text, "\n### {}\n", code(says.next().unwrap())).unwrap();
+        for other in says {
+            writeln!(text, "or {}\n", code(other)).unwrap();
+        }
+        let whose = match BACKENDS.iter().any(|one| one.slug == row.slug) {
+            true => "",
+            false => ", from the identity endpoint",
+        };
+        let Diagnosis { slug, wrong, mend, .. } = row;
+        writeln!(text, "`{slug}`{whose}: {wrong}.\n\n{mend}").unwrap();
+    }
+    text + "\n" + END
+}
+
+/// A text as it is. It may have backticks itself.
+fn code(text: &str) -> String {
+    match text.contains('`') {
+        true => format!("`` {text} ``"),
+        false => format!("`{text}`"),
+    }
+}
+
+#[test]
+fn the_readme_has_every_mistake_as_the_table_has_it() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once(BEGIN).unwrap();
+    let (found, after) = rest.split_once(END).unwrap();
+    let expected = section();
+    if std::env::var_os("AOAI_RENDER").is_some_and(|value| value == "write") {
+        std::fs::write(&path, format!("{before}{expected}{after}")).unwrap();
+    } else {
+        let is_current = format!("{BEGIN}{found}{END}") == expected;
+        assert!(is_current, "the README's troubleshooting is not the table: make render");
+    }
+}
+
+#[test]
+fn it_opens_with_the_mistake_that_brings_people_here() {
+    let opening = "## Troubleshooting\n\n### `Resource Id is badly formed: NA`\n";
+    assert!(section().starts_with(opening));
+}
