@@ -24,7 +24,7 @@ pub(crate) fn run(file: &Path) -> ExitCode {
 }
 
 /// How much of everything a configuration has.
-struct Summary<'a>(&'a Config);
+pub(crate) struct Summary<'a>(pub(crate) &'a Config);
 
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -16,17 +16,39 @@ pub(crate) struct Document {
     pub(crate) config: Config,
 }
 
+/// Why there is no document.
+pub(crate) enum Unopened {
+    /// The file cannot be read.
+    Unreadable(io::Error),
+    /// It has problems.
+    Wrong(Problems),
+}
+
 /// Reads a file, or standard input for `-`. Why there is no document has been told when there is
 /// none.
 pub(crate) fn open(file: &Path) -> Result<Document, Outcome> {
-    match read(file) {
-        Ok(bytes) => parse(&bytes).map_err(|problems| report(file, &problems)),
-        Err(error) => {
-            // There is no other place to complain at.
-            let _ = writeln!(io::stderr(), "aoai: cannot read {}: {error}", file.display());
-            Err(Outcome::Unusable)
-        }
-    }
+    load(file).map_err(|why| match why {
+        Unopened::Unreadable(error) => unreadable(file, &error),
+        Unopened::Wrong(problems) => report(file, &problems),
+    })
+}
+
+/// Reads a file, or standard input for `-`, and tells nothing.
+pub(crate) fn load(file: &Path) -> Result<Document, Unopened> {
+    let bytes = read(file).map_err(Unopened::Unreadable)?;
+    parse(&bytes).map_err(Unopened::Wrong)
+}
+
+/// Tells that a file cannot be read.
+pub(crate) fn unreadable(file: &Path, error: &io::Error) -> Outcome {
+    complain(&format_args!("cannot read {}: {error}", file.display()))
+}
+
+/// Tells why there is nothing to work on.
+pub(crate) fn complain(why: &impl Display) -> Outcome {
+    // There is no other place to complain at.
+    let _ = writeln!(io::stderr(), "aoai: {why}");
+    Outcome::Unusable
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {

@@ -1,7 +1,8 @@
-//! `aoai`: checks configurations of the filter, renders Envoy's from them, explains Azure's errors, and
-//! makes the keys that configurations hold the digests of.
+//! `aoai`: checks configurations of the filter, renders Envoy's from them, tries what they say at Azure,
+//! explains Azure's errors, and makes the keys that configurations hold the digests of.
 
 mod check;
+mod doctor;
 mod document;
 mod explain;
 mod key;
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand};
 #[command(after_help = "Examples:
   aoai check gateway.yaml
   aoai render envoy gateway.yaml > envoy.yaml
+  aoai doctor gateway.yaml
   aoai explain < error.txt
   aoai key new
   printf %s \"$KEY\" | aoai key digest")]
@@ -40,6 +42,21 @@ enum Command {
         /// A YAML or JSON file, or - for standard input
         file: PathBuf,
     },
+    /// Do what the proxy will do, step by step, and say what is wrong on the way.
+    ///
+    /// From where it runs: the configuration, the names and certificates of all endpoints, a token for
+    /// each identity in use, and a call of each deployment that costs nothing. It shows no token and
+    /// no other secret. Exit status: 0 when the proxy can serve, 1 when there are problems, 2 when
+    /// the file cannot be read or an option does not fit it.
+    ///
+    /// The call is a chat completion without content. Azure looks at that last of all: the answer that
+    /// something is missing, or that the model is of another kind, says that network, token, role
+    /// and deployment are right. That the quota suffices, it does not say.
+    #[command(after_help = "Examples:
+  aoai doctor gateway.yaml
+  kubectl exec -i deploy/gateway -- aoai doctor - < gateway.yaml
+  aoai doctor gateway.yaml --json | jq '.steps[] | select(.result == \"fail\")'")]
+    Doctor(doctor::Options),
     /// Explain an error of Azure: what is wrong, and what to do about it.
     ///
     /// It is read from standard input as it was found: the answer's body, a whole answer, a client's
@@ -62,6 +79,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { file } => check::run(&file),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Render(command) => render::run(&command),
         Command::Key(command) => key::run(&command),

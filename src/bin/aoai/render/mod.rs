@@ -4,8 +4,8 @@ mod clusters;
 mod envoy;
 mod listener;
 mod proof;
-mod resolve;
-mod sign_in;
+pub(crate) mod resolve;
+pub(crate) mod sign_in;
 mod yaml;
 
 use std::io::{self, Write};

@@ -9,12 +9,12 @@ use super::sign_in::{SignIn, To};
 
 /// A backend, or a cluster that an identity calls, and where it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Resolve {
+pub(crate) struct Resolve {
     name: String,
     /// Where.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Whether it speaks TLS there, and proves its own name as ever.
-    pub(super) tls: bool,
+    pub(crate) tls: bool,
 }
 
 impl FromStr for Resolve {
@@ -36,12 +36,12 @@ impl FromStr for Resolve {
 }
 
 /// Where a backend or a cluster is instead of where the document says.
-pub(super) fn resolved<'r>(all: &'r [Resolve], name: &str) -> Option<&'r Resolve> {
+pub(crate) fn resolved<'r>(all: &'r [Resolve], name: &str) -> Option<&'r Resolve> {
     all.iter().find(|one| one.name == name)
 }
 
 /// Each `--resolve` names one thing of the document, and none twice.
-pub(super) fn check(
+pub(crate) fn check(
     all: &[Resolve],
     config: &Config,
     sign_ins: &[SignIn<'_>],
@@ -68,7 +68,7 @@ pub(super) fn check(
 
 /// Why a `--resolve` does not work.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ResolveError {
+pub(crate) enum ResolveError {
     #[error("expected NAME=IP:PORT, such as eastus=127.0.0.1:18001, or NAME=https://IP:PORT")]
     Form,
     #[error(

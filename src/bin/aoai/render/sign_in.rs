@@ -8,16 +8,16 @@ use aoai_filter::config::{Application, Config, Credential, Identity, Problem, Pr
 const TOKEN_FILE: &str = "/var/run/secrets/azure/wi/token/azure-identity-token";
 
 /// A cluster that an identity calls.
-pub(super) struct SignIn<'c> {
-    pub(super) cluster: &'c str,
-    pub(super) to: To<'c>,
+pub(crate) struct SignIn<'c> {
+    pub(crate) cluster: &'c str,
+    pub(crate) to: To<'c>,
     /// Who needs it, the first one of them.
     user: String,
 }
 
 /// What a cluster leads to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum To<'c> {
+pub(crate) enum To<'c> {
     /// The Instance Metadata Service, or what speaks its protocol.
     Metadata,
     /// The platform of an app, by its authority.
@@ -42,7 +42,7 @@ impl fmt::Display for To<'_> {
 
 /// The clusters of all identities that backends sign in with. Identities may share a cluster, as long
 /// as it leads to the same.
-pub(super) fn sign_ins(config: &Config) -> Result<Vec<SignIn<'_>>, Problems> {
+pub(crate) fn sign_ins(config: &Config) -> Result<Vec<SignIn<'_>>, Problems> {
     let mut found: Vec<SignIn<'_>> = Vec::new();
     let mut problems = Vec::new();
     for (position, credential) in config.credentials.iter().enumerate() {

@@ -1,0 +1,183 @@
+//! What the doctor has found: a line for each step as it is done, or one JSON document at the end.
+
+use std::io::{self, IsTerminal, Write};
+
+use aoai_filter::config::Config;
+use serde_json::{json, Map, Value};
+
+use crate::document::Count;
+use crate::Outcome;
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// As it should.
+    Ok,
+    /// The proxy can serve, and somebody should look at this all the same.
+    Warn,
+    /// The proxy cannot serve so.
+    Fail,
+    /// It was not done: it needs what has failed, or there is nothing to do.
+    Skip,
+}
+
+impl Verdict {
+    /// Its word, and the colour of it on a terminal.
+    fn word(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ok => ("ok", "\x1b[32m"),
+            Self::Warn => ("warn", "\x1b[33m"),
+            Self::Fail => ("FAIL", "\x1b[31m"),
+            Self::Skip => ("skip", "\x1b[2m"),
+        }
+    }
+}
+
+/// A step and what came of it.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) verdict: Verdict,
+    /// About whom it is: `identity default`, `backend eastus`.
+    pub(super) subject: String,
+    /// What was done: `dns`, `tls`, `deployment gpt-4o`.
+    pub(super) what: String,
+    /// What was found, on one line.
+    pub(super) text: String,
+    /// The same for programs, as far as they may want to know.
+    pub(super) facts: Vec<(&'static str, Value)>,
+}
+
+impl Step {
+    /// A step without facts.
+    pub(super) fn new(
+        verdict: Verdict,
+        subject: &str,
+        what: impl Into<String>,
+        text: impl Into<String>,
+    ) -> Self {
+        let (subject, what, text) = (subject.to_owned(), what.into(), text.into());
+        Self { verdict, subject, what, text, facts: Vec::new() }
+    }
+
+    /// The same with one more fact; nothing is none.
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        let value = value.into();
+        if !value.is_null() {
+            self.facts.push((name, value));
+        }
+        self
+    }
+}
+
+/// All steps.
+pub(super) struct Report {
+    json: bool,
+    colours: bool,
+    /// How wide the columns of subjects and steps are.
+    widths: (usize, usize),
+    /// What must not be shown, whoever repeats it.
+    secrets: Vec<String>,
+    steps: Vec<Step>,
+    /// Whether somebody reads it.
+    is_read: bool,
+}
+
+impl Report {
+    /// An empty one.
+    pub(super) fn new(json: bool) -> Self {
+        let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self {
+            json,
+            colours,
+            widths: ("configuration".len(), 0),
+            secrets: Vec::new(),
+            steps: Vec::new(),
+            is_read: true,
+        }
+    }
+
+    /// Makes the columns as wide as the names of a configuration want them.
+    pub(super) fn fit(&mut self, config: &Config) {
+        let identities = config.credentials.iter().map(|one| "identity ".len() + one.name.len());
+        let backends = config.backends.iter().map(|one| "backend ".len() + one.name.len());
+        let placements = config.models.values().flat_map(|model| &model.placements);
+        let deployments = placements.map(|one| "deployment ".len() + one.deployment.len());
+        let (subjects, steps) = self.widths;
+        self.widths = (
+            identities.chain(backends).chain([subjects]).max().unwrap_or_default(),
+            deployments.chain([steps]).max().unwrap_or_default(),
+        );
+    }
+
+    /// Keeps a text out of everything that is added from now on: an endpoint may repeat what it was
+    /// sent.
+    pub(super) fn hide(&mut self, secret: &str) {
+        // A shorter one would take words apart, and is no secret anyway.
+        if secret.len() >= 8 {
+            self.secrets.push(secret.to_owned());
+        }
+    }
+
+    /// Adds a step, and shows it.
+    pub(super) fn add(&mut self, mut step: Step) {
+        for secret in &self.secrets {
+            step.text = step.text.replace(secret, "…");
+        }
+        if !self.json {
+            let shown = self.show(&step);
+            self.is_read &= shown.is_ok();
+        }
+        self.steps.push(step);
+    }
+
+    fn show(&self, step: &Step) -> io::Result<()> {
+        let (word, colour) = step.verdict.word();
+        let (begin, end) = if self.colours { (colour, "\x1b[0m") } else { ("", "") };
+        let Step { subject, what, text, .. } = step;
+        let (wide, wider) = self.widths;
+        writeln!(io::stdout(), "{begin}{word:4}{end}  {subject:wide$}  {what:wider$}  {text}")
+    }
+
+    /// Says what follows from all steps.
+    pub(super) fn finish(self) -> Outcome {
+        let count = |verdict| self.steps.iter().filter(|step| step.verdict == verdict).count();
+        let (problems, warnings) = (count(Verdict::Fail), count(Verdict::Warn));
+        let told = if self.json {
+            self.print_json(problems, warnings)
+        } else {
+            let (problems, warnings) = (Count(problems, "problem"), Count(warnings, "warning"));
+            match (problems.0, warnings.0) {
+                (0, 0) => writeln!(io::stdout(), "\nall is well"),
+                (0, _) => writeln!(io::stdout(), "\nall is well, with {warnings}"),
+                (_, 0) => writeln!(io::stdout(), "\n{problems}"),
+                _ => writeln!(io::stdout(), "\n{problems}, {warnings}"),
+            }
+        };
+        match (told, self.is_read, problems) {
+            (Ok(()), true, 0) => Outcome::Fine,
+            (Ok(()), true, _) => Outcome::Problems,
+            _ => Outcome::Unusable,
+        }
+    }
+
+    fn print_json(&self, problems: usize, warnings: usize) -> io::Result<()> {
+        let steps: Vec<_> = self.steps.iter().map(as_json).collect();
+        let verdict = if problems == 0 { "ok" } else { "fail" };
+        let whole = json!({
+            "verdict": verdict, "problems": problems, "warnings": warnings, "steps": steps,
+        });
+        writeln!(io::stdout(), "{whole:#}")
+    }
+}
+
+fn as_json(step: &Step) -> Value {
+    let word = step.verdict.word().0.to_ascii_lowercase();
+    let fixed = [
+        ("result", word.into()),
+        ("subject", step.subject.as_str().into()),
+        ("step", step.what.as_str().into()),
+        ("text", step.text.as_str().into()),
+    ];
+    let all = fixed.into_iter().chain(step.facts.iter().cloned());
+    Value::Object(all.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}
