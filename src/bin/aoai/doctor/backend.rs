@@ -4,7 +4,6 @@ use aoai_filter::config::{Backend, Config, Credential};
 use aoai_filter::diagnosis::{Concern, Diagnosis, Said};
 use aoai_filter::identity::secret::Secret;
 use aoai_filter::identity::Request;
-use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
 
 use super::http::{self, Answer};
 use super::network::Place;
@@ -88,7 +87,10 @@ impl Call<'_> {
             site.options.timeout,
         );
         match answer {
-            Ok(answer) => self.read(subject, what, &answer),
+            Ok(answer) => {
+                let token = self.signed_in.token.secret.clone();
+                self.read(subject, what, &answer.without(&[token]))
+            }
             Err(trouble) => {
                 let trouble = trouble.with_file(&site.options.ca);
                 Step::new(Verdict::Fail, subject, what, format!("{} {trouble}", place.address))
@@ -98,7 +100,7 @@ impl Call<'_> {
 
     /// A chat completion without anything in it: whichever model it is, there is nothing to generate.
     fn request(&self) -> Request {
-        let deployment = utf8_percent_encode(self.deployment, NON_ALPHANUMERIC);
+        let deployment = self.deployment;
         let path =
             format!("/openai/deployments/{deployment}/chat/completions?api-version={API_VERSION}");
         Request {

@@ -29,6 +29,20 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// The same without what was sent: an endpoint may repeat it, and what it says is shown. Before
+    /// anything is cut off, or a part would stay.
+    pub(super) fn without(mut self, secrets: &[Secret]) -> Self {
+        let Ok(text) = std::str::from_utf8(&self.body) else {
+            return self;
+        };
+        let mut text = text.to_owned();
+        for secret in secrets.iter().map(Secret::expose).filter(|secret| !secret.is_empty()) {
+            text = text.replace(secret, "…");
+        }
+        self.body = text.into_bytes();
+        self
+    }
+
     /// As the core reads it.
     pub(super) fn into_reply(self) -> Reply {
         let Self { status, retry_after, body } = self;

@@ -21,7 +21,7 @@ use clap::Args;
 
 use self::network::Place;
 use self::report::{Report, Step, Verdict};
-use self::sign_in::{IdentityEndpoint, SignIn};
+use self::sign_in::{IdentityEndpoint, SignedIn};
 use self::tls::Trust;
 use crate::check::Summary;
 use crate::document::{self, Unopened};
@@ -141,40 +141,37 @@ struct NoTls {
 }
 
 /// One identity after the other: their endpoints do not like bursts.
-fn sign_all_in(config: &Config, site: &Site<'_>, report: &mut Report) -> Vec<SignIn> {
+fn sign_all_in(config: &Config, site: &Site<'_>, report: &mut Report) -> Vec<Option<SignedIn>> {
     let mut all = Vec::new();
     for (position, credential) in config.credentials.iter().enumerate() {
-        let mut found = if config.backends.iter().any(|one| one.credential == position) {
+        let is_used = config.backends.iter().any(|one| one.credential == position);
+        let (steps, signed_in) = if is_used {
             sign_in::sign_in(credential, site)
         } else {
             let subject = format!("identity {}", credential.name);
-            let step = Step::new(
-                Verdict::Skip,
-                &subject,
-                "token",
-                "no backend signs in with this identity",
-            );
-            SignIn { steps: vec![step], ..SignIn::default() }
+            let text = "no backend signs in with this identity";
+            (vec![Step::new(Verdict::Skip, &subject, "token", text)], None)
         };
-        for secret in &found.secrets {
-            report.hide(secret.expose());
-        }
-        found.steps.drain(..).for_each(|step| report.add(step));
-        all.push(found);
+        steps.into_iter().for_each(|step| report.add(step));
+        all.push(signed_in);
     }
     all
 }
 
 /// All backends at once, told in their order.
-fn examine_backends(config: &Config, signed_in: &[SignIn], site: &Site<'_>, report: &mut Report) {
+fn examine_backends(
+    config: &Config,
+    signed_in: &[Option<SignedIn>],
+    site: &Site<'_>,
+    report: &mut Report,
+) {
     thread::scope(|scope| {
         let started: Vec<_> = config
             .backends
             .iter()
             .map(|backend| {
                 let credential = config.credentials.get(backend.credential);
-                let signed_in = signed_in.get(backend.credential);
-                let token = signed_in.and_then(|one| one.token.as_ref());
+                let token = signed_in.get(backend.credential).and_then(Option::as_ref);
                 scope.spawn(move || backend::examine(backend, config, credential, token, site))
             })
             .collect();

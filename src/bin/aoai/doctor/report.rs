@@ -75,8 +75,6 @@ pub(super) struct Report {
     colours: bool,
     /// How wide the columns of subjects and steps are.
     widths: (usize, usize),
-    /// What must not be shown, whoever repeats it.
-    secrets: Vec<String>,
     steps: Vec<Step>,
     /// Whether somebody reads it.
     is_read: bool,
@@ -86,14 +84,7 @@ impl Report {
     /// An empty one.
     pub(super) fn new(json: bool) -> Self {
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self {
-            json,
-            colours,
-            widths: ("configuration".len(), 0),
-            secrets: Vec::new(),
-            steps: Vec::new(),
-            is_read: true,
-        }
+        Self { json, colours, widths: ("configuration".len(), 0), steps: Vec::new(), is_read: true }
     }
 
     /// Makes the columns as wide as the names of a configuration want them.
@@ -109,20 +100,8 @@ impl Report {
         );
     }
 
-    /// Keeps a text out of everything that is added from now on: an endpoint may repeat what it was
-    /// sent.
-    pub(super) fn hide(&mut self, secret: &str) {
-        // A shorter one would take words apart, and is no secret anyway.
-        if secret.len() >= 8 {
-            self.secrets.push(secret.to_owned());
-        }
-    }
-
     /// Adds a step, and shows it.
-    pub(super) fn add(&mut self, mut step: Step) {
-        for secret in &self.secrets {
-            step.text = step.text.replace(secret, "…");
-        }
+    pub(super) fn add(&mut self, step: Step) {
         if !self.json {
             let shown = self.show(&step);
             self.is_read &= shown.is_ok();

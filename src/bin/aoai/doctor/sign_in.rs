@@ -37,13 +37,12 @@ const fn proof_name(proof: Proof) -> &'static str {
     }
 }
 
-/// What signing in has brought.
+/// What has been done to sign in, so far.
 #[derive(Default)]
-pub(super) struct SignIn {
-    pub(super) steps: Vec<Step>,
-    pub(super) token: Option<SignedIn>,
-    /// What must not be shown.
-    pub(super) secrets: Vec<Secret>,
+struct Notes {
+    steps: Vec<Step>,
+    /// What is sent and must not be shown.
+    secrets: Vec<Secret>,
 }
 
 /// A token, and what it says of itself.
@@ -87,9 +86,9 @@ pub(super) enum EndpointError {
     InTheClear { address: SocketAddr },
 }
 
-/// Gets a token.
-pub(super) fn sign_in(credential: &Credential, site: &Site<'_>) -> SignIn {
-    let mut all = SignIn::default();
+/// Gets a token, and tells each step on the way.
+pub(super) fn sign_in(credential: &Credential, site: &Site<'_>) -> (Vec<Step>, Option<SignedIn>) {
+    let mut notes = Notes::default();
     let subject = format!("identity {}", credential.name);
     let (stage, request) = credential.begin();
     let place = match &credential.identity {
@@ -97,29 +96,28 @@ pub(super) fn sign_in(credential: &Credential, site: &Site<'_>) -> SignIn {
             Some(site.elsewhere(cluster).unwrap_or(Place { address: IMDS, tls: false }))
         }
         Identity::AppService { cluster, authority, .. } => {
-            app_service(cluster, authority, &subject, site, &mut all)
+            app_service(cluster, authority, &subject, site, &mut notes)
         }
-        Identity::Application(application) => entra(application, &subject, site, &mut all),
+        Identity::Application(application) => entra(application, &subject, site, &mut notes),
     };
     let ready = match &credential.identity {
-        Identity::AppService { .. } => header(&subject, &mut all).map(|header| (request, header)),
+        Identity::AppService { .. } => header(&subject, &mut notes).map(|header| (request, header)),
         Identity::Application(application) => {
-            prove(credential, application, stage, &subject, site, &mut all)
+            prove(credential, application, stage, &subject, site, &mut notes)
                 .map(|request| (request, None))
         }
         Identity::Managed { .. } => Some((request, None)),
     };
     let (Some(place), Some((request, header))) = (place, ready) else {
-        all.steps.push(Step::new(Verdict::Skip, &subject, "token", "for want of the above"));
-        return all;
+        notes.steps.push(Step::new(Verdict::Skip, &subject, "token", "for want of the above"));
+        return (notes.steps, None);
     };
     let header = header.as_ref().map(|value| ("x-identity-header", value));
-    let answer = http::send(&request, header, place, &site.trust, site.options.timeout);
+    let answer = http::send(&request, header, place, &site.trust, site.options.timeout)
+        .map(|answer| answer.without(&notes.secrets));
     let (step, token) = read(credential, &subject, place, answer, site);
-    all.secrets.extend(token.iter().map(|one| one.token.secret.clone()));
-    all.steps.push(step);
-    all.token = token;
-    all
+    notes.steps.push(step);
+    (notes.steps, token)
 }
 
 /// Where an app's endpoint is, which only its platform knows.
@@ -128,7 +126,7 @@ fn app_service(
     authority: &str,
     subject: &str,
     site: &Site<'_>,
-    all: &mut SignIn,
+    notes: &mut Notes,
 ) -> Option<Place> {
     if let Some(place) = site.elsewhere(cluster) {
         return Some(place);
@@ -140,31 +138,31 @@ fn app_service(
             "the document has {authority}, and the platform says {theirs} (IDENTITY_ENDPOINT): set \
              app_service.endpoint to its value"
         );
-        all.steps.push(Step::new(Verdict::Warn, subject, "endpoint", text));
+        notes.steps.push(Step::new(Verdict::Warn, subject, "endpoint", text));
     }
     let (host, port) = host_and_port(authority, 80)?;
     match network::addresses(host, port, site.options.timeout) {
         Ok(found) => found.first().map(|address| Place { address: *address, tls: false }),
         Err(error) => {
             let text = format!("{host} does not resolve: {error}");
-            all.steps.push(Step::new(Verdict::Fail, subject, "dns", text));
+            notes.steps.push(Step::new(Verdict::Fail, subject, "dns", text));
             None
         }
     }
 }
 
 /// The secret of the platform that Envoy adds. The outer `None` is a failure.
-fn header(subject: &str, all: &mut SignIn) -> Option<Option<Secret>> {
+fn header(subject: &str, notes: &mut Notes) -> Option<Option<Secret>> {
     let value = std::env::var("IDENTITY_HEADER").unwrap_or_default();
     if value.is_empty() {
         let text = "IDENTITY_HEADER is not set: Envoy takes it from the environment that the platform \
                     gives to an app with a managed identity. Run the doctor in that environment, and \
                     see that the app has an identity";
-        all.steps.push(Step::new(Verdict::Fail, subject, "header", text));
+        notes.steps.push(Step::new(Verdict::Fail, subject, "header", text));
         return None;
     }
     let secret = Secret::new(value);
-    all.secrets.push(secret.clone());
+    notes.secrets.push(secret.clone());
     Some(Some(secret))
 }
 
@@ -173,12 +171,12 @@ fn entra(
     application: &Application,
     subject: &str,
     site: &Site<'_>,
-    all: &mut SignIn,
+    notes: &mut Notes,
 ) -> Option<Place> {
     let (host, port) = host_and_port(&application.authority, 443)?;
     let elsewhere = site.elsewhere(&application.cluster);
     let (steps, place) = reach(subject, host, port, elsewhere, site);
-    all.steps.extend(steps);
+    notes.steps.extend(steps);
     place
 }
 
@@ -218,13 +216,13 @@ fn prove(
     stage: Stage,
     subject: &str,
     site: &Site<'_>,
-    all: &mut SignIn,
+    notes: &mut Notes,
 ) -> Option<Request> {
     let name = proof_name(application.proof);
     let step = |verdict, text: String| Step::new(verdict, subject, name, text);
     let Some(file) = proof_file(application) else {
         let text = "no file is known for it; expected client_secret.secret_file in the document";
-        all.steps.push(step(Verdict::Fail, text.to_owned()));
+        notes.steps.push(step(Verdict::Fail, text.to_owned()));
         return None;
     };
     let body = match contents(&file) {
@@ -239,12 +237,12 @@ fn prove(
                 Proof::ClientSecret => "",
             };
             let text = format!("cannot read {}: {error}{hint}", file.display());
-            all.steps.push(step(Verdict::Fail, text));
+            notes.steps.push(step(Verdict::Fail, text));
             return None;
         }
     };
     let text = String::from_utf8_lossy(&body).trim().to_owned();
-    all.secrets.push(Secret::new(text.clone()));
+    notes.secrets.push(Secret::new(text.clone()));
     let reply = Reply::Answer { status: 200, retry_after: None, body };
     match credential.proceed(stage, &reply, site.now, 0) {
         Progress::Ask(request) => {
@@ -259,14 +257,14 @@ fn prove(
                 ("expires in", &claims.expires_at.map(|at| left(at, site.now))),
             ]);
             let text = format!("{}{facts}", file.display());
-            all.steps.push(
+            notes.steps.push(
                 step(Verdict::Ok, text).with("issuer", claims.issuer).with("sub", claims.subject),
             );
             Some(request)
         }
         Progress::Done(outcome) => {
             let why = outcome.err().map(|failure| failure.detail().to_owned()).unwrap_or_default();
-            all.steps.push(step(Verdict::Fail, format!("{}: {why}", file.display())));
+            notes.steps.push(step(Verdict::Fail, format!("{}: {why}", file.display())));
             None
         }
     }
