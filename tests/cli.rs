@@ -209,6 +209,10 @@ fn usage_errors_end_with_2_and_say_the_usage() {
         (&["render", "envoy"], "Usage: aoai render envoy <FILE>"),
         (&["key"], "Usage: aoai key <COMMAND>"),
         (&["key", "new", "name"], "Usage: aoai key new"),
+        (&["doctor"], "Usage: aoai doctor <FILE>"),
+        (&["doctor", "-", "--timeout=0s"], "expected a duration such as 500ms or 10s"),
+        (&["doctor", "-", "--identity-endpoint=localhost"], "expected http://IP:PORT"),
+        (&["doctor", "-", "--resolve=eastus"], "expected NAME=IP:PORT"),
         (&["explain", "--lits"], "Usage: aoai explain"),
     ] {
         let found = aoai(arguments, b"");
@@ -225,6 +229,8 @@ fn help_has_examples_and_hides_what_is_refused() {
         (&["check", "--help"], "aoai check -"),
         (&["render", "--help"], "Print a whole Envoy bootstrap for a configuration"),
         (&["render", "envoy", "--help"], "aoai render envoy gateway.yaml > envoy.yaml"),
+        (&["doctor", "--help"], "aoai doctor gateway.yaml --json"),
+        (&["doctor", "--help"], "It shows no token and no other secret"),
         (&["explain", "--help"], "aoai explain < error.txt"),
         (&["key", "--help"], "Print the digest of a key"),
         (&["key", "new", "--help"], "$ aoai key new"),
@@ -415,4 +421,39 @@ fn explain_lists_every_mistake() {
     let slugs: Vec<_> = list.stdout.lines().filter(|line| !line.starts_with(' ')).collect();
     let all = aoai_filter::diagnosis::Diagnosis::all().map(|row| row.slug).collect::<Vec<_>>();
     assert_eq!(slugs.join("\n"), all.join("\n\n"));
+}
+
+/// What it finds at Azure, simulated Azure shows: tests/e2e/test_doctor.py.
+#[test]
+fn doctor_says_why_it_cannot_begin() {
+    let absent = "/nowhere/gateway.yaml";
+    for (name, arguments, input, expected) in [
+        (
+            "absent file",
+            &[absent][..],
+            "",
+            run(2, "", &format!("aoai: cannot read {absent}: No such file or directory (os error 2)\n")),
+        ),
+        (
+            "unknown backend",
+            &["-", "--resolve=japan=127.0.0.1:1"],
+            CONFIGURATION,
+            run(2, "", "aoai: --resolve japan: the document has no backend of this name, and no identity whose cluster it is\n"),
+        ),
+        (
+            "TLS where there is none",
+            &["-", "--identity-endpoint=https://127.0.0.1:1"],
+            CONFIGURATION,
+            run(2, "", "aoai: --identity-endpoint: the endpoint of identity default speaks no TLS; write http://\n"),
+        ),
+        (
+            "nothing",
+            &["-"],
+            "",
+            run(1, "FAIL  configuration    document: empty; expected the configuration as JSON\nskip  all else         the document has to be right first\n\n1 problem\n", ""),
+        ),
+    ] {
+        let all = [&["doctor"], arguments].concat();
+        assert_eq!(aoai(&all, input.as_bytes()), expected, "{name}");
+    }
 }

@@ -237,13 +237,13 @@ def _day(days: int) -> datetime:
 
 @pytest.mark.parametrize(("certificate", "text"), [
     (lambda ca: ca.issue_cert("contoso-other.openai.azure.com"),
-     'a certificate for another name (DnsName("contoso-other.openai.azure.com"))'),
+     "a certificate for another name (contoso-other.openai.azure.com): the DNS leads somewhere"),
     (lambda ca: ca.issue_cert("localhost", not_before=_day(-9), not_after=_day(-2)),
      "a certificate that has expired, by this machine's clock"),
     (lambda ca: ca.issue_cert("localhost", not_before=_day(2), not_after=_day(9)),
      "a certificate that is not valid yet, by this machine's clock"),
     (lambda ca: trustme.CA().issue_cert("localhost"), "by a certificate of an authority that is not in"),
-    (lambda ca: None, "closes the connection: firewalls do so"),
+    (lambda ca: None, "closes the connection instead of answering"),
 ], ids=["name", "expired", "not yet", "authority", "closed"])
 def test_what_is_wrong_with_tls_is_told_apart(
     azure: AzureSim, resource: Resource, ca: trustme.CA, trusted: str, text: str,

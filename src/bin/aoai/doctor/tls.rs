@@ -103,10 +103,14 @@ pub(super) fn of_certificate(error: &CertificateError, file: &dyn Display) -> St
              another file than Envoy's"
         ),
         Error::NotValidForName | Error::NotValidForNameContext { .. } => {
-            let names = match error {
-                Error::NotValidForNameContext { presented, .. } => presented.join(", "),
-                _ => String::new(),
+            let names: Vec<_> = match error {
+                // rustls writes them as DnsName("…").
+                Error::NotValidForNameContext { presented, .. } => {
+                    presented.iter().map(|one| one.split('"').nth(1).unwrap_or(one)).collect()
+                }
+                _ => Vec::new(),
             };
+            let names = names.join(", ");
             format!(
                 "has a certificate for another name ({names}): the DNS leads somewhere else, or \
                  something on the way answers in the endpoint's place"

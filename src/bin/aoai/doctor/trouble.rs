@@ -88,7 +88,8 @@ impl fmt::Display for Told<'_> {
             }
             Trouble::Unreachable => f.write_str("cannot be reached: there is no route to it"),
             Trouble::Closed => f.write_str(
-                "closes the connection: firewalls do so with names that they do not allow",
+                "closes the connection instead of answering; firewalls do so with names that they do \
+                 not allow",
             ),
             Trouble::Certificate(error) => f.write_str(&of_certificate(error, &self.file)),
             Trouble::Alert(alert) => write!(f, "refuses the TLS handshake: {alert}"),
