@@ -368,7 +368,7 @@ def test_every_refusal_of_the_machines_endpoint_is_explained(
 @pytest.mark.parametrize(("fault", "text"), [
     ("404", "failed with status 404: no explanation. Is this a machine in Azure"),
     ("429 plain text", "failed with status 429"),
-    ("500", "failed with status 500: server_error: internal"),
+    ("500", "failed with status 500: server_error: internal$"),
     ("503 page", "failed with status 503: no explanation"),
     ("reset", "closes the connection"),
     ("no HTTP", "answers, and not in HTTP"),
@@ -377,14 +377,14 @@ def test_every_refusal_of_the_machines_endpoint_is_explained(
     ("no JSON", "the answer is not a JSON object"),
     ("oversized", "the answer is not a JSON object"),
     ("not a JWT", "the access_token is not a JSON Web Token"),
-    ("expired", "the token's expiry is not plausible"),
+    ("expired", "the token's expiry is not plausible$"),
 ])
 def test_an_endpoint_in_trouble_is_told(azure: AzureSim, resource: Resource, fault: str, text: str
                                         ) -> None:
     azure.identity.script.always(faults.of(azure.identity)[fault])
     found = examined(azure, settings(resource), *by_imds(azure, resource))
     assert found.step(TOKEN)["result"] == "fail"
-    assert text in found.step(TOKEN)["text"]
+    assert text in found.step(TOKEN)["text"] + "$"
     assert found.step(CALL)["result"] == "skip"
 
 
@@ -581,6 +581,33 @@ def test_what_an_endpoint_repeats_is_not_shown(azure: AzureSim, resource: Resour
     resource.script.then(errors.error(418, "teapot", f"Bearer {token} it was"))
     found = examined(azure, settings(resource), *by_imds(azure, resource))
     assert "(teapot: Bearer … it was)" in found.step(CALL)["text"]
+
+
+def test_each_backend_is_called_with_its_own_identity(azure: AzureSim, resource: Resource,
+                                                      projected: ProjectedVolume) -> None:
+    theirs = azure.resources.get("theirs") or azure.add_resource(
+        "theirs", host="contoso-theirs.openai.azure.com", deployments={MODEL: MODEL})
+    theirs.principals = {azure.entra.application.object_id}
+    document = settings(resource, identities={
+        "pod": by_file(azure, "workload_identity", projected)})
+    document["backends"].append(config.backend(theirs, identity="pod"))
+    document["models"][0]["backends"].append(config.route(theirs))
+    # Each by its cluster, as `aoai render envoy` has it.
+    found = examined(azure, document, *at(resource, theirs),
+                     f"--resolve={config.IDENTITY_CLUSTER}=127.0.0.1:{azure.identity.port}",
+                     f"--resolve=entra=127.0.0.1:{azure.entra.port}")
+    assert found.status == 0, found
+    machine = azure.identity.system_assigned
+    assert machine is not None
+    who = [[one.token.oid for one in seen.requests if one.token] for seen in (resource, theirs)]
+    assert who == [[machine.object_id], [azure.entra.application.object_id]]
+    # The trouble of one is not that of the other.
+    azure.identity.script.then(Answer(503))
+    found = examined(azure, document, identity_at(azure.entra.port), *at(resource, theirs),
+                     f"--resolve={config.IDENTITY_CLUSTER}=127.0.0.1:{azure.identity.port}")
+    calls = [(result, subject) for result, subject, step in found.results
+             if step.startswith("deployment ")]
+    assert calls == [("skip", "backend eastus"), ("ok", "backend theirs")]
 
 
 # --- the document ---

@@ -54,7 +54,7 @@ enum Command {
     /// and deployment are right. That the quota suffices, it does not say.
     #[command(after_help = "Examples:
   aoai doctor gateway.yaml
-  kubectl exec -i deploy/gateway -- aoai doctor - < gateway.yaml
+  aoai doctor gateway.yaml --identity-endpoint http://127.0.0.1:8000
   aoai doctor gateway.yaml --json | jq '.steps[] | select(.result == \"fail\")'")]
     Doctor(doctor::Options),
     /// Explain an error of Azure: what is wrong, and what to do about it.

@@ -128,7 +128,7 @@ fn describe(host: &str, addresses: &[SocketAddr], private: Option<&str>) -> Stri
     let what = match (kinds.as_slice(), private) {
         (kinds, _) if kinds.contains(&Kind::Loopback) => "this machine itself".to_owned(),
         (kinds, _) if kinds.contains(&Kind::Private) => {
-            "a private address, so by a private endpoint".to_owned()
+            "a private address, such as that of a private endpoint".to_owned()
         }
         (_, Some(name)) => format!(
             "a public address, although the resource has a private endpoint ({name} exists): this \
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_address_tells_which_way_leads_to_a_resource() {
-        let private = "a private address, so by a private endpoint";
+        let private = "a private address, such as that of a private endpoint";
         let unlinked = "a public address, although the resource has a private endpoint \
                         (a.privatelink.b exists): this machine's DNS does not know the private zone";
         for (addresses, link, expected) in [

@@ -353,7 +353,11 @@ fn refusal(
         Some(Diagnosis { slug, wrong, mend, .. }) => {
             format!("{address} {failure}. {slug}: {wrong}. {mend}")
         }
-        None => format!("{address} {failure}{}", hint(identity)),
+        None => {
+            // Whoever is in trouble, or has given a token, is the right one.
+            let is_known = matches!(failure.status(), Some(200 | 410 | 429 | 500..));
+            format!("{address} {failure}{}", if is_known { "" } else { hint(identity) })
+        }
     }
 }
 
