@@ -7,7 +7,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set
 
 import pytest
 
@@ -34,11 +34,15 @@ def regions(azure: AzureSim) -> AzureSim:
 
 @dataclass
 class Late:
-    """A gateway that has its token, and beside it a listener for the same models whose identity's
-    endpoint answers once the test says so."""
+    """A gateway that has its token, and beside it a listener for the same models whose identities'
+    endpoint answers once the test says so: aa has an identity of its own, if one is told from the
+    other."""
 
     gateway: Gateway
+    client_id: str
     token: Gate
+    others_token: Gate
+    others_id: str
 
     def crowd(self) -> List[Connection]:
         """Callers of that listener, all of whom wait; every other one names its model in the body.
@@ -63,19 +67,31 @@ def late(regions: AzureSim, start_gateway: Start) -> Iterator[Late]:
         yield found
 
 
+@pytest.fixture
+def late_by_two_identities(regions: AzureSim, start_gateway: Start) -> Iterator[Late]:
+    with _late(regions, start_gateway, others=["bb", "cc"]) as found:
+        yield found
+
+
 @contextmanager
-def _late(regions: AzureSim, start_gateway: Start) -> Iterator[Late]:
-    identity, token = ManagedIdentity(), Gate()
+def _late(regions: AzureSim, start_gateway: Start, others: Sequence[str] = ()) -> Iterator[Late]:
+    identity, other = ManagedIdentity(), ManagedIdentity()
+    token, others_token = Gate(), Gate()
+    gates = {identity.client_id: token, other.client_id: others_token}
 
     def rule(seen: RecordedRequest) -> Optional[Step]:
-        is_late = dict(seen.query).get("client_id") == identity.client_id
-        return Delivery(before=token) if is_late else None
-    regions.identity.user_assigned = [identity]
+        gate = gates.get(dict(seen.query).get("client_id", ""))
+        return None if gate is None else Delivery(before=gate)
+    regions.identity.user_assigned = [identity, other]
     regions.identity.script.always(rule)
     how = options()
     waiting = document(regions)
     waiting.update(identity=config.managed_identity(client_id=identity.client_id),
                    token_wait="60s")
+    if others:
+        waiting["identities"] = {"others": config.managed_identity(client_id=other.client_id)}
+        waiting["backends"] = [{**one, **({"identity": "others"} if one["name"] in others else {})}
+                               for one in waiting["backends"]]
 
     def edit(bootstrap: Dict[str, Any]) -> None:
         how["edit"](bootstrap)
@@ -86,8 +102,9 @@ def _late(regions: AzureSim, start_gateway: Start) -> Iterator[Late]:
             chat(gateway, "m0").raise_for_status()
         for resource in regions.resources.values():
             resource.recorder.clear()
-        yield Late(gateway, token)
-    token.open()
+        yield Late(gateway, identity.client_id, token, others_token, other.client_id)
+    for gate in gates.values():
+        gate.open()
 
 
 def test_a_crowd_that_has_waited_leaves_alone_what_cools(late: Late, regions: AzureSim) -> None:
@@ -143,3 +160,22 @@ def test_a_crowd_that_has_waited_is_told_when_everything_cools(
         assert 0 < int(answer.head.header("retry-after-ms") or 0) <= 66_000
         one.close()
     assert calls(regions) == {"aa": 1, "bb": 1, "cc": 1}
+
+
+def test_a_crowd_that_changes_regions_waits_for_the_new_ones_token(
+        late_by_two_identities: Late, regions: AzureSim) -> None:
+    late = late_by_two_identities
+    crowd = late.crowd()
+    regions.resources["aa"].script.then(errors.throttled(retry_after_ms="600000"))
+    served(chat(late.gateway, MODEL), "bb", 2)
+    late.token.open()
+    regions.identity.recorder.wait_until(
+        lambda seen: any(one.status == 200 and ("client_id", late.client_id) in one.query
+                         for one in seen), "token for aa")
+    assert all(one.silent_for(0.01) for one in crowd)
+    late.others_token.open()
+    for one in crowd:
+        served(one.read_response(), "bb", 1)
+        one.close()
+    seen = regions.resources["bb"].requests[1:]
+    assert {one.token and one.token.appid for one in seen} == {late.others_id}
