@@ -58,14 +58,20 @@ pub(super) fn addresses(
         Some(Err(error)) => return Err(plain(&error)),
         None => return Err(format!("no answer within {}", humantime::format_duration(timeout))),
     };
-    let (mut four, mut six): (Vec<_>, Vec<_>) = all.into_iter().partition(SocketAddr::is_ipv4);
-    four.append(&mut six);
-    let is_four = four.first().is_some_and(SocketAddr::is_ipv4);
-    four.retain(|one| one.is_ipv4() == is_four);
-    if four.is_empty() {
-        return Err("the name has no address".to_owned());
+    match preferred(all) {
+        found if found.is_empty() => Err("the name has no address".to_owned()),
+        found => Ok(found),
     }
-    Ok(four)
+}
+
+/// Those that Envoy takes (`V4_PREFERRED`): IPv6 only where there is nothing else.
+fn preferred(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (four, six): (Vec<_>, Vec<_>) = all.into_iter().partition(SocketAddr::is_ipv4);
+    if four.is_empty() {
+        six
+    } else {
+        four
+    }
 }
 
 /// The system's words without Rust's before them.
@@ -186,6 +192,17 @@ mod tests {
             ("localhost", None),
         ] {
             assert_eq!(private_link(host).as_deref(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn ipv4_is_preferred_as_envoy_prefers_it() {
+        let parsed = |all: &[&str]| all.iter().map(|one| one.parse().unwrap()).collect::<Vec<_>>();
+        let (four, other, six) = ("10.0.0.1:443", "10.0.0.2:443", "[fd00::1]:443");
+        for (all, expected) in
+            [(&[six, four, other][..], &[four, other][..]), (&[six], &[six]), (&[], &[])]
+        {
+            assert_eq!(preferred(parsed(all)), parsed(expected));
         }
     }
 
