@@ -7,7 +7,11 @@ use aoai_filter::config::{Application, Config, Credential, Identity, Problem, Pr
 /// Where the webhook of AKS puts the projected token, since its version 1.6.
 const TOKEN_FILE: &str = "/var/run/secrets/azure/wi/token/azure-identity-token";
 
-/// A cluster that an identity calls.
+/// What is wrong with a client secret whose file the document does not name.
+const MISSING: &str =
+    "missing; expected the path of the file that has the client secret, which Envoy is to serve to the filter";
+
+/// A cluster that identities call.
 pub(crate) struct SignIn<'c> {
     pub(crate) cluster: &'c str,
     pub(crate) to: To<'c>,
@@ -50,40 +54,37 @@ pub(crate) fn sign_ins(config: &Config) -> Result<Vec<SignIn<'_>>, Problems> {
             continue;
         }
         let user = user(credential);
-        for (field, cluster, to) in needs(&credential.identity) {
-            let at = format!("{user}.{field}");
-            let Ok(to) = to else {
-                problems.push(Problem::new(
-                    at,
-                    "missing; expected the path of the file that has the client secret, which Envoy \
-                     is to serve to the filter",
-                ));
-                continue;
-            };
-            match found.iter().find(|other| other.cluster == cluster) {
-                Some(other) if other.to != to => {
-                    let (there, theirs) = (&other.user, other.to);
-                    let another = if matches!((theirs, to), (To::File(_), To::File(_))) {
-                        "another file".to_owned()
-                    } else {
-                        to.to_string()
-                    };
-                    problems.push(Problem::new(
-                        at,
-                        format!(
-                            "{cluster:?} is also a cluster of {there}, where it leads to {theirs}, and \
-                             here to {another}; expected one of its own"
-                        ),
-                    ));
+        for Need { field, cluster, to } in needs(&credential.identity) {
+            let problem = match (to, found.iter().find(|other| other.cluster == cluster)) {
+                (None, _) => MISSING.to_owned(),
+                (Some(to), Some(other)) if other.to != to => other.contradicts(to),
+                (Some(_), Some(_)) => continue,
+                (Some(to), None) => {
+                    found.push(SignIn { cluster, to, user: user.clone() });
+                    continue;
                 }
-                Some(_) => {}
-                None => found.push(SignIn { cluster, to, user: user.clone() }),
-            }
+            };
+            problems.push(Problem::new(format!("{user}.{field}"), problem));
         }
     }
     match Problems::from_list(problems) {
         Some(problems) => Err(problems),
         None => Ok(found),
+    }
+}
+
+impl SignIn<'_> {
+    /// The problem of somebody whose cluster of this name leads to something else.
+    fn contradicts(&self, here: To<'_>) -> String {
+        let Self { cluster, to: there, user } = self;
+        let here = match (there, here) {
+            (To::File(_), To::File(_)) => "another file".to_owned(),
+            _ => here.to_string(),
+        };
+        format!(
+            "{cluster:?} is also a cluster of {user}, where it leads to {there}, and here to {here}; \
+             expected one of its own"
+        )
     }
 }
 
@@ -96,33 +97,44 @@ fn user(credential: &Credential) -> String {
     }
 }
 
-/// The clusters of an identity: in which field the document has what is wrong with one, its name, and
-/// what it leads to. An error is a file that nobody knows.
-fn needs(identity: &Identity) -> Vec<(&'static str, &str, Result<To<'_>, ()>)> {
+/// A cluster that an identity calls.
+struct Need<'c> {
+    /// In which field the document has what is wrong with it, if anything is.
+    field: &'static str,
+    cluster: &'c str,
+    /// What it leads to; `None` for a file that nobody knows.
+    to: Option<To<'c>>,
+}
+
+fn needs(identity: &Identity) -> Vec<Need<'_>> {
+    let need = |field, cluster, to| Need { field, cluster, to };
     match identity {
         Identity::Managed { cluster, .. } => {
-            vec![("managed_identity.cluster", cluster, Ok(To::Metadata))]
+            vec![need("managed_identity.cluster", cluster, Some(To::Metadata))]
         }
         Identity::AppService { cluster, authority, .. } => {
-            vec![("app_service.cluster", cluster, Ok(To::AppService(authority)))]
+            vec![need("app_service.cluster", cluster, Some(To::AppService(authority)))]
         }
         Identity::Application(application) => {
             let Application { cluster, authority, proof_cluster, proof_file, .. } = application;
             let file = proof_file.as_deref();
-            let (entra, proof, file) = match (application.proof, file) {
-                (Proof::FederatedToken, file) => (
+            let (entra, proof, file) = match application.proof {
+                Proof::FederatedToken => (
                     "workload_identity.cluster",
                     "workload_identity.token_cluster",
-                    Ok(To::File(file.unwrap_or(TOKEN_FILE))),
+                    Some(file.unwrap_or(TOKEN_FILE)),
                 ),
-                (Proof::ClientSecret, Some(file)) => {
-                    ("client_secret.cluster", "client_secret.secret_cluster", Ok(To::File(file)))
+                Proof::ClientSecret if file.is_none() => {
+                    ("client_secret.cluster", "client_secret.secret_file", None)
                 }
-                (Proof::ClientSecret, None) => {
-                    ("client_secret.cluster", "client_secret.secret_file", Err(()))
+                Proof::ClientSecret => {
+                    ("client_secret.cluster", "client_secret.secret_cluster", file)
                 }
             };
-            vec![(entra, cluster, Ok(To::Entra(authority))), (proof, proof_cluster, file)]
+            vec![
+                need(entra, cluster, Some(To::Entra(authority))),
+                need(proof, proof_cluster, file.map(To::File)),
+            ]
         }
     }
 }
