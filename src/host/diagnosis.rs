@@ -26,8 +26,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// How long an answer's head waits for its body at most: it comes with it, but from a backend in trouble.
 pub(super) const LONGEST_HOLD: Duration = Duration::from_millis(500);
 
-/// After so many answers whose body did not come while their head was held, none is held any more:
-/// Envoy delivers no body then, because `allow_on_headers_stop_iteration` is not set.
+/// After so many answers that Envoy had whole, and showed nothing of while their head was held, none is
+/// held any more: it will not, because `allow_on_headers_stop_iteration` is not set.
 const FRUITLESS: u8 = 3;
 
 /// An answer that is looked into.
@@ -57,10 +57,6 @@ impl Held {
             return None;
         }
         let pairs = hostcalls::get_map_bytes(MapType::HttpResponseHeaders).ok()?;
-        // What a backend calls by one of the filter's own names tells nobody.
-        if pairs.iter().any(|(name, _)| name == HEADER) {
-            let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, HEADER);
-        }
         let headers = pairs.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
         let is_held = worker.diagnoses.fruitless.get() < FRUITLESS;
         may_tell(status, headers).then(|| Self {
@@ -102,12 +98,21 @@ impl Held {
         }
     }
 
-    /// Lets the head go whose body does not come.
+    /// Lets the head of the effective stream's answer go, whose body does not come.
     pub(super) fn release(&mut self, worker: &Worker) {
         self.until = None;
-        let fruitless = &worker.diagnoses.fruitless;
-        fruitless.set(fruitless.get().saturating_add(1));
+        if is_whole() {
+            let fruitless = &worker.diagnoses.fruitless;
+            fruitless.set(fruitless.get().saturating_add(1));
+        }
     }
+}
+
+/// Whether Envoy has all of the answer that the effective stream receives: it knows then how long that
+/// took. What is late is late by the backend's doing, until then.
+fn is_whole() -> bool {
+    let took = hostcalls::get_property(vec!["response", "backend_latency"]);
+    took.is_ok_and(|took| took.is_some_and(|took| !took.is_empty()))
 }
 
 /// What becomes of an answer that is looked into.

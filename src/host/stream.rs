@@ -250,6 +250,7 @@ impl HttpContext for Stream {
         };
         let answered = match &pooled {
             None => {
+                remove_own_response_headers();
                 set_response_header("x-aoai-backend", &backend.name);
                 Some(backend.name.clone())
             }
@@ -297,6 +298,15 @@ pub(super) fn send(answer: &Answer) {
     let body = answer.body();
     let status = u32::from(answer.reason.status());
     let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+}
+
+/// What a backend calls by one of the filter's own names tells nobody. Those of a pool's answers are
+/// gone already.
+fn remove_own_response_headers() {
+    let pairs = hostcalls::get_map_bytes(MapType::HttpResponseHeaders).unwrap_or_default();
+    for (name, _) in pairs.iter().filter(|(name, _)| name.starts_with(head::OWN_PREFIX)) {
+        let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, name);
+    }
 }
 
 pub(super) fn set_response_header(name: &str, value: &str) {

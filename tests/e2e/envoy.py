@@ -179,6 +179,7 @@ class Envoy:
 
     def _listeners(self) -> Dict[str, int]:
         statuses = self._admin("/listeners?format=json").json().get("listener_statuses", [])
+        # One that listens elsewhere, as at a pipe, has none.
         return {one["name"]: one["local_address"]["socket_address"]["port_value"]
                 for one in statuses if "socket_address" in one["local_address"]}
 

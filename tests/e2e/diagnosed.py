@@ -1,0 +1,170 @@
+"""What tests of diagnoses share: the rows of the table, a gateway that has seen none of them yet, and
+the same answer with the filter and without it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from azure_sim import Answer, AzureSim, Resource
+from e2e import config
+from e2e.bootstrap import cluster, listener
+from e2e.gateway import Gateway
+from e2e.single import JSON_TYPE, KEY, RAW_BODY
+from e2e.wire import Head, Response, request
+
+Json = Dict[str, Any]
+HEADER = "x-aoai-diagnosis"
+
+# Simulated Azure's mistakes, by its names, and what the filter calls them. None: nobody's mistake.
+DIAGNOSES: Dict[str, Optional[str]] = {
+    "regional_endpoint": "regional_endpoint",
+    "regional_endpoint_namespace": "regional_endpoint",
+    "regional_endpoint_subdomain": "regional_endpoint",
+    "unknown_subdomain": "unknown_subdomain",
+    "token_refused": "token_rejected",
+    "role_missing": "role_missing",
+    "no_access": "role_missing",
+    "wrong_tenant": "wrong_tenant",
+    "keys_disabled": "key_authentication_disabled",
+    "public_access_disabled": "network_denied",
+    "firewall": "network_denied",
+    "wrong_key": "azure_key_rejected",
+    "deployment_not_found": "deployment_not_found",
+    "resource_not_found": "unknown_path",
+    "throttled": None,
+    "content_filter": None,
+}
+
+# How requests reach a resource: by its own cluster, by a pool of two, or over HTTP/2.
+SINGLE, POOLED, HTTP2 = "single", "pooled", "over-http2"
+KINDS = (SINGLE, POOLED, HTTP2)
+
+
+def add_resources(azure: AzureSim) -> None:
+    for name in (SINGLE, POOLED, "spare", HTTP2):
+        azure.add_resource(name, host=f"contoso-{name}.openai.azure.com",
+                           deployments={model_of(kind): "gpt-4o" for kind in KINDS})
+
+
+def model_of(kind: str) -> str:
+    return f"gpt-4o.{kind}"
+
+
+def document(azure: AzureSim, **more: Any) -> Json:
+    """A model for each kind; the pooled one tries its resource first."""
+    resources = azure.resources
+    return config.config(
+        subscriptions=[config.subscription("search", key=KEY, operations=["*"])],
+        backends=[config.backend(resource) for resource in resources.values()],
+        models=[
+            config.model(model_of(SINGLE), resources[SINGLE]),
+            config.model(model_of(POOLED), resources[POOLED],
+                         config.route(resources["spare"], priority=1)),
+            config.model(model_of(HTTP2), resources[HTTP2]),
+        ],
+        # A throttled backend is asked again in the next test.
+        failover={"cooldown": "1s", "longest_cooldown": "1s"},
+        **more)
+
+
+POOLS: Sequence[Sequence[str]] = [[POOLED], ["spare"], [POOLED, "spare"], ["spare", POOLED]]
+
+
+@contextlib.contextmanager
+def over_http2(azure: AzureSim) -> Iterator[Callable[[Json], None]]:
+    """An `edit` of the bootstrap: the cluster of one resource speaks HTTP/2, to a listener of the same
+    Envoy that passes everything on to the resource; and trailers pass everywhere."""
+    with tempfile.TemporaryDirectory(prefix="aoai-h2-") as folder:
+        pipe = {"pipe": {"path": str(Path(folder) / "h2")}}
+
+        def edit(bootstrap: Json) -> None:
+            found = bootstrap["static_resources"]
+            for one in found["clusters"]:
+                if one["name"].startswith("aoai_"):
+                    speak(one, {"http_protocol_options": {"enable_trailers": True}})
+            found["clusters"] = [one for one in found["clusters"]
+                                 if one["name"] != f"aoai_{HTTP2}"]
+            front = cluster(f"aoai_{HTTP2}", 0, backend=HTTP2)
+            [ends] = front["load_assignment"]["endpoints"]
+            ends["lb_endpoints"][0]["endpoint"]["address"] = pipe
+            speak(front, {"http2_protocol_options": {}})
+            found["clusters"] += [front, cluster("behind_http2", azure.resources[HTTP2].port)]
+            middle = {**listener(None), "name": "http2", "address": pipe}
+            manager = middle["filter_chains"][0]["filters"][0]["typed_config"]
+            manager["stat_prefix"] = "http2"
+            # The answer's own, as the front's would be.
+            manager["server_header_transformation"] = "PASS_THROUGH"
+            [route] = manager["route_config"]["virtual_hosts"][0]["routes"]
+            route["route"] = {"cluster": "behind_http2", "timeout": "0s"}
+            found["listeners"].append(middle)
+        yield edit
+
+
+def speak(cluster: Json, protocol: Json) -> None:
+    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    cluster["typed_extension_protocol_options"] = {name: {
+        "@type": f"type.googleapis.com/{name}", "explicit_http_config": protocol}}
+
+
+def with_trailers(listener: Json) -> None:
+    """An `edit_listener`: trailers reach the caller."""
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_protocol_options"] = {"enable_trailers": True}
+
+
+def call(kind: str, *headers: Tuple[str, str], method: str = "POST") -> bytes:
+    """A chat request for the model of this kind; the last header says where it goes without the
+    filter, which removes it."""
+    target = f"/openai/deployments/{model_of(kind)}/chat/completions?api-version=2024-10-21"
+    return request(method, target, [
+        ("api-key", KEY), JSON_TYPE, *headers, ("x-aoai-cluster", f"aoai_{kind}")],
+        RAW_BODY if method == "POST" else b"")
+
+
+def exchange(gateway: Gateway, kind: str, *headers: Tuple[str, str]) -> Response:
+    """The response to such a request on a connection of its own, so that any worker may get it."""
+    with gateway.connect() as connection:
+        return connection.exchange(call(kind, *headers))
+
+
+def theirs(head: Head) -> List[Tuple[str, str]]:
+    """The headers of an answer, in order, but for the filter's own and for what Envoy measures."""
+    return [(name, "" if name == "x-envoy-upstream-service-time" else value)
+            for name, value in head.headers if not name.startswith("x-aoai-")]
+
+
+def dated(answer: Answer) -> Answer:
+    """The answer with every header that would otherwise be another each time."""
+    return answer.with_headers([("Date", "Mon, 06 Jul 2026 08:49:37 GMT"),
+                                ("Content-Type", "application/json")])
+
+
+def in_chunks(answer: Answer, size: int = 7) -> Answer:
+    """The same answer, chunked, without a length."""
+    content = answer.content()
+    pieces = [content[at:at + size] for at in range(0, len(content), size)]
+    kind = [("Content-Type", answer.content_type())]
+    return replace(answer.with_headers(kind), body=b"", chunks=pieces)
+
+
+def told(resource: Resource, slug: str = "role_missing") -> Answer:
+    """An answer that tells of a mistake."""
+    return dated(resource.refusal(slug))
+
+
+def counted(gateway: Gateway) -> Dict[Tuple[str, str], int]:
+    """The counter of diagnoses by backend and diagnosis."""
+    name = re.compile(r"wasmcustom\.aoai_diagnoses_total\.backend\.(.+)\.diagnosis\.(.+)")
+    found = ((name.fullmatch(stat), value) for stat, value in gateway.envoy.stats().items())
+    return {(match[1], match[2]): value for match, value in found if match and value}
+
+
+def lines(log: str, backend: str, slug: str) -> List[str]:
+    """The log's lines that tell of this mistake of this backend."""
+    mark = re.compile(rf"\[warning\].* backend {backend} answers \d+, {slug}: ")
+    return [line for line in log.splitlines() if mark.search(line)]
