@@ -158,8 +158,9 @@ def told(resource: Resource, slug: str = "role_missing") -> Answer:
 
 
 def counted(gateway: Gateway) -> Dict[Tuple[str, str], int]:
-    """The counter of diagnoses by backend and diagnosis."""
-    name = re.compile(r"wasmcustom\.aoai_diagnoses_total\.backend\.(.+)\.diagnosis\.(.+)")
+    """The counter of diagnoses by backend and diagnosis. Envoy 1.36 and 1.37 put the cluster before it
+    that the module was first loaded for, where there is a pool."""
+    name = re.compile(r"(?:cluster\..*\.)?wasmcustom\.aoai_diagnoses_total\.backend\.(.+)\.diagnosis\.(.+)")
     found = ((name.fullmatch(stat), value) for stat, value in gateway.envoy.stats().items())
     return {(match[1], match[2]): value for match, value in found if match and value}
 
