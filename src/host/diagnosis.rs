@@ -34,9 +34,17 @@ const FRUITLESS: u8 = 3;
 pub(super) struct Held {
     backend: String,
     status: u16,
-    /// What has gone by of its body, once its head has gone.
+    /// What has come of its body so far.
     text: Vec<u8>,
-    /// Until when its head is held; `None` once it has gone.
+    /// How much of that has gone on.
+    gone: usize,
+    /// Whether its head has gone on: nothing can be written there any more.
+    is_head_gone: bool,
+    /// Whether some of its body was held.
+    is_body_held: bool,
+    /// Whether its body has turned out to be too long.
+    is_long: bool,
+    /// Until when it is held, if it is.
     pub(super) until: Option<SystemTime>,
 }
 
@@ -63,12 +71,16 @@ impl Held {
             backend: backend.to_owned(),
             status,
             text: Vec::new(),
+            gone: 0,
+            is_head_gone: !is_held,
+            is_body_held: false,
+            is_long: false,
             until: is_held.then(|| now + LONGEST_HOLD),
         })
     }
 
-    /// Takes what the effective stream has of the body: all that has come so far while the head is held,
-    /// and the next piece otherwise; nothing more at its trailers.
+    /// Takes what the effective stream has of the body: all that has come and not gone on; nothing more
+    /// at its trailers.
     pub(super) fn read(
         &mut self,
         worker: &Worker,
@@ -78,33 +90,49 @@ impl Held {
         now: SystemTime,
     ) -> Look {
         if let Some(size) = size {
-            if self.until.is_some() {
+            self.take(size);
+            if !self.is_head_gone {
                 worker.diagnoses.fruitless.set(0);
-                self.text.clear();
             }
-            if self.text.len() + size > LONGEST_BODY {
-                return Look::Done;
-            }
+        }
+        if ended && !self.is_long {
+            worker.diagnose(self, stream, now);
+        }
+        // Envoys without the mending of envoyproxy/envoy#46841 (1.36.4 is one) lose the next piece of a
+        // body of which some was held and let go by the clock, unless that piece is held too.
+        if self.is_head_gone && self.is_body_held && size.is_some() {
+            self.until = Some(now);
+            return Look::Hold;
+        }
+        if ended || self.is_long {
+            return Look::Done;
+        }
+        if self.is_head_gone {
+            self.gone = self.text.len();
+            return Look::Pass;
+        }
+        self.is_body_held = true;
+        Look::Hold
+    }
+
+    fn take(&mut self, size: usize) {
+        self.text.truncate(self.gone);
+        self.is_long |= self.text.len() + size > LONGEST_BODY;
+        if !self.is_long {
             let piece = hostcalls::get_buffer(BufferType::HttpResponseBody, 0, size);
             self.text.extend_from_slice(&piece.ok().flatten().unwrap_or_default());
         }
-        match (ended, self.until) {
-            (true, _) => {
-                worker.diagnose(self, stream, now);
-                Look::Done
-            }
-            (false, Some(_)) => Look::Hold,
-            (false, None) => Look::Pass,
-        }
     }
 
-    /// Lets the head of the effective stream's answer go, whose body does not come.
+    /// Lets the effective stream's answer go, the rest of whose body does not come.
     pub(super) fn release(&mut self, worker: &Worker) {
-        self.until = None;
-        if is_whole() {
+        if !self.is_head_gone && !self.is_body_held && is_whole() {
             let fruitless = &worker.diagnoses.fruitless;
             fruitless.set(fruitless.get().saturating_add(1));
         }
+        self.until = None;
+        self.gone = self.text.len();
+        self.is_head_gone = true;
     }
 }
 
@@ -141,7 +169,7 @@ impl Worker {
         else {
             return;
         };
-        if held.until.is_some() {
+        if !held.is_head_gone {
             set_response_header(HEADER, diagnosis.slug);
         }
         self.diagnoses.count(&metrics::diagnoses(&held.backend, diagnosis));

@@ -187,14 +187,21 @@ impl Stream {
         let (Some(worker), Some(mut looking)) = (&self.worker, held) else {
             return Action::Continue;
         };
-        let look = looking.read(worker, self.id, size, ended, now());
+        let now = now();
+        let look = looking.read(worker, self.id, size, ended, now);
+        let is_due = looking.until.is_some_and(|until| until <= now);
         if let (Stage::Forwarded { held, .. }, false) =
             (&mut *self.stage.borrow_mut(), matches!(look, Look::Done))
         {
             *held = Some(looking);
         }
         match look {
-            Look::Hold => Action::Pause,
+            Look::Hold => {
+                if is_due {
+                    self.wait(worker, Duration::ZERO);
+                }
+                Action::Pause
+            }
             Look::Pass | Look::Done => Action::Continue,
         }
     }
