@@ -9,7 +9,7 @@ use log::{info, log, Level};
 use super::callout;
 use super::metrics::Metrics;
 use super::shared;
-use super::worker::dice;
+use super::worker::{dice, IDLE};
 use crate::answer::Answer;
 use crate::config::{Config, Credential};
 use crate::diagnosis::{Diagnosis, Said};
@@ -24,6 +24,9 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(1);
 
 /// How soon a worker looks again for a token that another one is fetching: nobody will tell it.
 const RECHECK: Duration = Duration::from_millis(200);
+
+/// How much later somebody claims a fetch who cannot reach the proof: all others have looked by then.
+const OTHERS_FIRST: Duration = IDLE.saturating_add(Duration::from_secs(1));
 
 /// What a look at the token has found.
 pub(super) enum Look {
@@ -74,6 +77,8 @@ pub(super) struct Tokens {
     bearer: RefCell<Option<Rc<Bearer>>>,
     /// This worker's fetch, while it is under way.
     fetch: Cell<Option<Fetch>>,
+    /// Whether others go first, because the proof could not be reached from here.
+    is_remote: Cell<bool>,
 }
 
 impl Tokens {
@@ -92,6 +97,7 @@ impl Tokens {
             position,
             bearer: RefCell::new(None),
             fetch: Cell::new(None),
+            is_remote: Cell::new(false),
         };
         shared::prepare(&tokens.key, &Slot::new().to_bytes());
         tokens
@@ -144,8 +150,10 @@ impl Tokens {
     pub(super) fn tick(&self, now: SystemTime, metrics: &Metrics) -> SystemTime {
         let claim = dice(now);
         let timeout = |slot: &Slot| fetch_timeout(slot.failures());
+        let later = if self.is_remote.get() { OTHERS_FIRST } else { Duration::ZERO };
         let claimed = self.change(|slot| {
-            slot.claim(claim, now, timeout(slot) * self.credential.steps() + CLAIM_MARGIN)
+            let slot = slot.after_others(later);
+            slot.claim(claim, now, timeout(&slot) * self.credential.steps() + CLAIM_MARGIN)
         });
         if let Some((_, slot)) = claimed {
             let (step, request) = self.credential.begin();
@@ -159,7 +167,7 @@ impl Tokens {
         if slot.is_claimed() {
             now + RECHECK
         } else {
-            slot.due()
+            slot.due() + later
         }
     }
 
@@ -205,6 +213,14 @@ impl Tokens {
         now: SystemTime,
         metrics: &Metrics,
     ) {
+        if step == Step::Proof {
+            let was_remote = self.is_remote.replace(reply.is_unreached());
+            if reply.is_unreached() && !was_remote {
+                // Another worker may reach it.
+                self.change(|slot| Some(slot.release(claim, now)));
+                return;
+            }
+        }
         let outcome = match self.credential.proceed(step, reply, now, dice(now)) {
             Progress::Ask(request) => {
                 return self.send(&request, claim, Step::Token, timeout, now, metrics);

@@ -22,7 +22,7 @@ use crate::health::{Health, Outcome};
 use crate::progress::Last;
 
 /// How often a worker looks around when nothing is due: tokens that others fetched, the gauge.
-const IDLE: Duration = Duration::from_secs(5);
+pub(super) const IDLE: Duration = Duration::from_secs(5);
 
 /// A request that finds one probe after the other taken goes on in the end.
 const CLAIMS: usize = 8;

@@ -82,6 +82,15 @@ impl Slot {
         }
     }
 
+    /// The slot as it is for who lets others go first: a fetch is due so much later.
+    pub fn after_others(&self, later: Duration) -> Self {
+        let fetch = match self.fetch {
+            Fetch::Due(at) => Fetch::Due(at + later),
+            Fetch::Claimed { claim, until } => Fetch::Claimed { claim, until: until + later },
+        };
+        Self { fetch, ..self.clone() }
+    }
+
     /// The slot with the fetch claimed, if one is due. `claim` is the claimant's own number, and the
     /// claim lasts as long as the fetch may take.
     pub fn claim(&self, claim: u64, now: SystemTime, lasts: Duration) -> Option<Self> {
@@ -274,6 +283,18 @@ mod tests {
         let claimed = Slot::new().claim(CLAIM, at(0), FETCH).expect("due");
         assert_eq!(claimed.release(8, at(1)), claimed, "somebody else's is none of its business");
         assert!(claimed.release(CLAIM, at(1)).claim(8, at(1), FETCH).is_some());
+    }
+
+    #[test]
+    fn who_lets_others_go_first_claims_what_nobody_else_does() {
+        let later = Duration::from_secs(6);
+        let slot = fetched(&Slot::new(), 0, Err(passing(503)));
+        assert!(slot.claim(8, at(1), FETCH).is_some());
+        assert_eq!(slot.after_others(later).claim(8, at(6), FETCH), None);
+        assert!(slot.after_others(later).claim(8, at(7), FETCH).is_some());
+        let claimed = slot.claim(CLAIM, at(1), FETCH).expect("due").after_others(later);
+        assert_eq!(claimed.claim(8, at(12), FETCH), None);
+        assert!(claimed.claim(8, at(13), FETCH).is_some(), "a claim that has run out");
     }
 
     #[test]
