@@ -142,17 +142,23 @@ def resource_cluster(name: str, resource: Resource, sim: AzureSim) -> Json:
     """The cluster of a simulated resource, with SNI and validation when the resource speaks TLS."""
     result = cluster(name, resource.port, backend=resource.name)
     if resource.tls:
-        name_match = {"san_type": "DNS", "matcher": {"exact": resource.host}}
-        result["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
-                     "UpstreamTlsContext",
-            "sni": resource.host,
-            "common_tls_context": {"validation_context": {
-                "trusted_ca": {"filename": str(sim.ca_pem)},
-                "match_typed_subject_alt_names": [name_match],
-            }},
-        }}
+        result["transport_socket"] = tls(resource.host, sim)
     return result
+
+
+def tls(host: str, sim: AzureSim) -> Json:
+    """A cluster's `transport_socket`: TLS to this host, whose certificate must be of simulated
+    Azure's authority and in its name."""
+    name_match = {"san_type": "DNS", "matcher": {"exact": host}}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
+                 "UpstreamTlsContext",
+        "sni": host,
+        "common_tls_context": {"validation_context": {
+            "trusted_ca": {"filename": str(sim.ca_pem)},
+            "match_typed_subject_alt_names": [name_match],
+        }},
+    }}
 
 
 def cluster(name: str, port: int, backend: Optional[str] = None) -> Json:

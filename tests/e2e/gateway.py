@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, Optional, Type, Union
+from typing import Any, Dict, Mapping, Optional, Type, Union
 
 import httpx
 
@@ -29,7 +29,8 @@ class Gateway:
     """One Envoy, its listener's port, and an HTTP client for it."""
 
     def __init__(self, config: Union[Json, str, None], sim: AzureSim, *, workers: int = 1,
-                 lds: bool = False, drain_seconds: int = 600, **options: Any) -> None:
+                 lds: bool = False, drain_seconds: int = 600,
+                 environment: Optional[Mapping[str, str]] = None, **options: Any) -> None:
         self._stack = contextlib.ExitStack()
         self._options = Options(**options)
         self._updates = 0
@@ -40,7 +41,7 @@ class Gateway:
                 self._write_listener(config)
             self.envoy = self._stack.enter_context(
                 Envoy(bootstrap(config, sim, self._options), workers=workers,
-                      drain_seconds=drain_seconds))
+                      drain_seconds=drain_seconds, environment=environment))
             self.port = self.envoy.port(LISTENER)
             self.url = f"http://127.0.0.1:{self.port}"
             # No retries, no redirects, no proxies from the environment.
