@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Union
 
-from azure_sim import (SECRET_FILE, TENANT, TOKEN_FILE, Answer, Application, AppService, AzureSim,
-                       Entra, FederatedCredential, Identity, ManagedIdentity, ProjectedVolume,
-                       RecordedRequest, Resource, assertions, clouds, faults, tokens)
+from azure_sim import (HANG_LIMIT, SECRET_FILE, TENANT, TOKEN_FILE, Answer, Application, AppService,
+                       AzureSim, Entra, FederatedCredential, Identity, ManagedIdentity,
+                       ProjectedVolume, RecordedRequest, Resource, assertions, clouds, faults,
+                       tokens)
 from azure_sim.clouds import Cloud
 from azure_sim.endpoint import Endpoint
 from azure_sim.script import Step
@@ -67,6 +68,18 @@ class SignIn:
         return self.bearer.object_id
 
     @property
+    def application(self) -> Application:
+        """Who it is, where it is an application."""
+        assert isinstance(self.bearer, Application)
+        return self.bearer
+
+    @property
+    def managed(self) -> ManagedIdentity:
+        """Who it is, where it is a managed identity."""
+        assert isinstance(self.bearer, ManagedIdentity)
+        return self.bearer
+
+    @property
     def requests(self) -> List[RecordedRequest]:
         """Its requests for a token, as they have arrived."""
         return [one for one in self.endpoint.requests if one.complete and self.is_meant(one)]
@@ -79,12 +92,10 @@ class SignIn:
         """The answer with a token; `more` is what it says besides."""
         audience = self.cloud.audiences[0]
         if isinstance(self.endpoint, Entra):
-            assert isinstance(self.bearer, Application)
-            answer = self.endpoint.granted(audience, application=self.bearer,
+            answer = self.endpoint.granted(audience, application=self.application,
                                            by_secret=self.kind == "client_secret")
         else:
-            assert isinstance(self.bearer, ManagedIdentity)
-            answer = self.endpoint.granted(audience, identity=self.bearer)
+            answer = self.endpoint.granted(audience, identity=self.managed)
         assert isinstance(answer.body, dict)
         return replace(answer, body={**answer.body, **more})
 
@@ -179,6 +190,14 @@ class Identities:
     def chat(self, gateway: Gateway, name: str) -> Response:
         """The answer to a request for a model, on a connection of its own."""
         return calls.send(gateway, chat_call(name))
+
+    def wait_for_fetches(self, gateway: Gateway, result: str, count: int,
+                         timeout: float = HANG_LIMIT) -> None:
+        """Returns once every identity has had as many fetches that ended so."""
+        def all_have() -> bool:
+            stats = gateway.envoy.stats()
+            return all(stats.get(metric(name, result), 0) >= count for name in self.all)
+        gateway.envoy.wait_until(all_have, f"{count} fetches of each with {result}", timeout)
 
     def arrived(self, name: str) -> List[RecordedRequest]:
         """The requests for a model that arrived at its resource."""
