@@ -25,8 +25,8 @@ class Entra(Endpoint):
     """Every cloud's Entra ID at once: the Host header says which one a request means.
 
     `application` is there from the start; it has a secret and trusts the service account of
-    `assertions.issue()`. `tenants` are directories by cloud; `lifetime` is in seconds; `issued` has
-    every token. `tls_port` is 0 until `AzureSim.entra_over_tls`.
+    `assertions.issue()`. `tenants` are directories by cloud; `lifetime` and `refresh_in` are in
+    seconds; `issued` has every token. `tls_port` is 0 until `AzureSim.entra_over_tls`.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class Entra(Endpoint):
         """Tokens for an hour; the applications stay, with the credentials that they had at first.
         """
         self.lifetime: float = 3600.0
+        self.refresh_in: Optional[float] = None
         self.tenants: Dict[str, Cloud] = dict(self._tenants)
         for application in self.applications:
             application.reset()
@@ -83,6 +84,8 @@ class Entra(Endpoint):
         seconds = int(self.lifetime if lifetime is None else lifetime)
         body = {"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds,
                 "access_token": real if token is None else token}
+        if self.refresh_in is not None:
+            body["refresh_in"] = int(self.refresh_in)
         return Answer(200, [("Content-Type", "application/json; charset=utf-8"),
                             ("Cache-Control", "no-store, no-cache"), ("Pragma", "no-cache"),
                             ("x-ms-request-id", str(uuid.uuid4()))], body)
