@@ -29,6 +29,7 @@ from azure_sim.script import Step
 from e2e import calls, config
 from e2e.bootstrap import cluster, tls
 from e2e.gateway import Gateway
+from e2e.regions import widen
 from e2e.wire import Response
 
 Json = Dict[str, Any]
@@ -156,6 +157,10 @@ class Identities:
             self.sim.add_resource(name, host=f"contoso-{name}.openai.{cloud.domain}", tenant=tenant)
         return self.sim.resources[name]
 
+    def resource_of(self, name: str) -> Resource:
+        """The one at which requests of an identity arrive."""
+        return self._resources[name]
+
     def document(self, **more: Any) -> Json:
         """The plugin's configuration; `more` are further fields of it, or others."""
         document = config.config(
@@ -185,7 +190,8 @@ class Identities:
             *(proof_cluster(name) for name in self._proofs),
             *(cluster(f"aoai_{name}", at.port, backend=name)
               for name, at in self._resources.items())]
-        static["listeners"][:0] = [proof_listener(name, path) for name, path in self._proofs.items()]
+        static["listeners"] += [proof_listener(name, path) for name, path in self._proofs.items()]
+        widen(bootstrap)
 
     def chat(self, gateway: Gateway, name: str) -> Response:
         """The answer to a request for a model, on a connection of its own."""

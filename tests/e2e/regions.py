@@ -64,7 +64,7 @@ def document(azure: AzureSim, **failover: Any) -> Json:
 
 def options() -> Dict[str, Any]:
     """The gateway's: pools, a route that retries resets too, and room for many retries at once."""
-    return {"pools": _pools(), "edit_listener": _retry_resets, "edit": _widen}
+    return {"pools": _pools(), "edit_listener": _retry_resets, "edit": widen}
 
 
 def unused(prefix: str) -> Iterator[str]:
@@ -96,7 +96,8 @@ def _retry_resets(listener: Json) -> None:
         "retriable-headers,connect-failure,refused-stream,reset")
 
 
-def _widen(bootstrap: Json) -> None:
+def widen(bootstrap: Json) -> None:
+    """Lets pools make as many retries at once as there are requests."""
     most = {name: 65536 for name in ("max_retries", "max_requests", "max_pending_requests",
                                      "max_connections")}
     for cluster in bootstrap["static_resources"]["clusters"]:

@@ -1,5 +1,5 @@
-"""Identity endpoints in trouble, of every kind: nothing leaves without a token, nobody is asked in a
-burst, the log says each thing once, and what is mended is found without anybody's help."""
+"""Identity endpoints in trouble, of every kind: nothing leaves without a token, nobody is asked in
+a burst, the log says each thing once, and what is mended is found without anybody's help."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
-from azure_sim import (HANG_LIMIT, Answer, AzureSim, ClientSecret, FederatedCredential, aadsts,
-                       clouds, faults)
+from azure_sim import (HANG_LIMIT, TENANT, Answer, AzureSim, ClientSecret, Entra,
+                       FederatedCredential, aadsts, clouds, faults)
 from azure_sim.script import Step
 from e2e import calls
 from e2e.gateway import Gateway
-from e2e.identities import KINDS, Identities, SignIn, chat_call
+from e2e.identities import KINDS, Identities, Rule, SignIn, chat_call
 from e2e.wire import Response
 
 # What cannot get better by itself, as far as each protocol says.
@@ -92,6 +92,11 @@ def faults_to_test() -> Dict[str, Tuple[str, str]]:
 FAULTS = faults_to_test()
 
 
+def while_broken(step: Step, broken: List[bool]) -> Rule:
+    """This, as long as the list says so."""
+    return lambda _: step if broken[0] else None
+
+
 @pytest.fixture(scope="module")
 def passing(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubles]:
     """Each endpoint answers each identity with one fault, twice and more, until all are mended."""
@@ -100,8 +105,7 @@ def passing(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         found = Identities(sim, tmp_path_factory.mktemp("faults"))
         for name, (kind, fault) in FAULTS.items():
             one = found.add(kind, name)
-            step = faults.of(one.endpoint)[fault]
-            one.rule = lambda _, step=step: step if broken[0] else None
+            one.rule = while_broken(faults.of(one.endpoint)[fault], broken)
         began = time.monotonic()
         with found.gateway(workers, found.document(token_wait="300ms")) as gateway:
             yield watch(found, gateway, began, result="failed", count=2,
@@ -187,7 +191,7 @@ def no_tenant(found: Identities, one: SignIn) -> Mend:
 
 
 def no_identity(_found: Identities, one: SignIn) -> Mend:
-    assert not isinstance(one.endpoint, type(_found.sim.entra))
+    assert not isinstance(one.endpoint, Entra)
     known = one.endpoint.user_assigned
     known.remove(one.managed)
     return lambda: known.append(one.managed)
@@ -199,6 +203,11 @@ def answered(step: Callable[[SignIn], Step]) -> Callable[..., Mend]:
         one.rule = lambda _: step(one)
         return lambda: setattr(one, "rule", None)
     return breaks
+
+
+def faulty(name: str) -> Callable[..., Mend]:
+    """The endpoint answers with this fault."""
+    return answered(lambda one: faults.of(one.endpoint)[name])
 
 
 def scripted(answer: Answer) -> Callable[..., Mend]:
@@ -234,8 +243,7 @@ REFUSALS: Dict[str, Refusal] = {
                                     "Assign the identity"),
     "app-service-header": Refusal("app_service", scripted(Answer(403, body={
         "statusCode": 403, "message": "The X-IDENTITY-HEADER header is not valid."}))),
-    **{f"{kind.replace('_', '-')}-{fault}": Refusal(
-        kind, answered(lambda one, fault=fault: faults.of(one.endpoint)[fault]))
+    **{f"{kind.replace('_', '-')}-{fault}": Refusal(kind, faulty(fault))
        for kind, all_of_them in PERMANENT.items() for fault in sorted(all_of_them)},
 }
 TENANT_OF_ITS_OWN = "33333333-0000-4000-8000-000000000033"
@@ -249,12 +257,16 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubles]:
         found = Identities(sim, tmp_path_factory.mktemp("refusals"))
         mends: List[Mend] = []
         for name, row in REFUSALS.items():
-            own = {"tenant": TENANT_OF_ITS_OWN} if row.breaks is no_tenant else {}
-            mends.append(row.breaks(found, found.add(row.kind, name, **own)))
+            tenant = TENANT_OF_ITS_OWN if row.breaks is no_tenant else TENANT
+            mends.append(row.breaks(found, found.add(row.kind, name, tenant=tenant)))
+
+        def mend_all() -> None:
+            for mend in mends:
+                mend()
+
         began = time.monotonic()
         with found.gateway(2) as gateway:
-            yield watch(found, gateway, began, result="refused", count=1,
-                        mend=lambda: [mend() for mend in mends] and None)
+            yield watch(found, gateway, began, result="refused", count=1, mend=mend_all)
 
 
 @pytest.mark.parametrize("name", REFUSALS)

@@ -1,4 +1,4 @@
-"""Every kind of identity against its endpoint: who signs in, what is sent, when it is asked again."""
+"""Every kind of identity against its endpoint: who signs in, what is sent, how often."""
 
 from __future__ import annotations
 

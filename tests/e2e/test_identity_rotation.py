@@ -1,5 +1,5 @@
-"""The projected token and the client secret come from files: wrong ones, late ones, and new ones while
-requests flow. What is proved here is Envoy's doing as much as the module's: run it on every version.
+"""The projected token and the client secret come from files: wrong ones, and new ones while requests
+flow. What is proved here is Envoy's doing as much as the module's: run it on every version.
 """
 
 from __future__ import annotations
