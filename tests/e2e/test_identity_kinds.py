@@ -101,6 +101,11 @@ def test_the_endpoint_is_asked_as_microsofts_own_client_asks(served: Served, nam
     assert seen.header("x-forwarded-for") is None
 
 
+def test_who_cannot_reach_the_files_leaves_the_fetch_to_others(served: Served) -> None:
+    # Envoy's main thread has a root context too, and no internal listeners.
+    assert "listener answers 503" not in served.gateway.envoy.log_text()
+
+
 def test_no_secret_shows_anywhere(served: Served) -> None:
     assert served.found.shown(served.gateway) == []
 

@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
@@ -17,7 +17,7 @@ from azure_sim.secret import Credential
 from e2e import calls
 from e2e.envoy import EnvoyFailed
 from e2e.gateway import Gateway
-from e2e.identities import Identities, SignIn
+from e2e.identities import Identities, SignIn, proof_cluster
 from e2e.wire import Response
 
 FILES = {"workload_identity": TOKEN_FILE, "client_secret": SECRET_FILE}
@@ -145,6 +145,24 @@ def test_envoy_does_not_start_without_the_file_and_says_which_one_it_is(tmp_path
             found.gateway(1)
 
 
+def test_a_file_that_no_listener_serves_is_a_failure_like_others(workers: int, tmp_path: Path
+                                                                 ) -> None:
+    with AzureSim() as sim:
+        found = Identities(sim, tmp_path)
+        found.add("workload_identity", "one", proof="not-served")
+
+        def add_cluster(bootstrap: Dict[str, Any]) -> None:
+            found.edit(bootstrap)
+            bootstrap["static_resources"]["clusters"].append(proof_cluster("not-served"))
+        with Gateway(found.document(token_wait="300ms"), sim, workers=workers, edit=add_cluster
+                     ) as gateway:
+            calls.own_answer(found.chat(gateway, "one"), "token_unavailable")
+            found.wait_for_fetches(gateway, "failed", 2)
+            [line] = found.all["one"].log(gateway)
+            assert "projected service account token is not served" in line
+            assert found.nothing_arrived() and sim.entra.requests == []
+
+
 # Files that are replaced while requests flow
 
 
@@ -208,8 +226,9 @@ def test_a_new_file_is_used_for_the_next_token_and_no_request_notices(
                     del ways["client_secret"].application.secrets[0]
             assert set(traffic.statuses) == {200}
             assert {kind: sent(one) for kind, one in ways.items()} == proofs
+            # Envoy's main thread fetches tokens too, and cannot reach the files.
             assert not [line for one in ways.values() for line in one.log(gateway)
-                        if "refused" in line]
+                        if "refused" in line or "listener answers 503" in line]
             assert found.shown(gateway) == []
             assert "rotated-secret" not in gateway.envoy.log_text()
             for kind in FILES:
