@@ -4,6 +4,9 @@ export AOAI_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aoai-filter
 export ENVOY_VERSION ?= 1.40.0
 ENVOY_OLDEST := 1.36.4
 
+# How many inputs make fuzz gives to each parser: a minute or two for all of them.
+FUZZ_CASES ?= 200000
+
 WASM := dist/aoai_filter.wasm
 AOAI := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/aoai
 SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
@@ -60,6 +63,11 @@ test-e2e: wasm tools ## The module in a real Envoy (ARGS="-k name" to choose)
 test-compat: wasm tools ## As test-e2e, in the oldest Envoy that works and in the current one (or in ENVOY)
 	@$(call in-envoy,$(ENVOY_OLDEST)) tests/e2e -k 'not 1-worker' $(ARGS)
 	@$(call in-envoy,$(if $(ENVOY),,$(ENVOY_VERSION))) tests $(ARGS)
+
+.PHONY: fuzz
+fuzz: cargo ## Feed every parser FUZZ_CASES inputs that are nearly right (FUZZ_SEED to repeat a run, ARGS to choose)
+	@seed=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "FUZZ_SEED=$$seed FUZZ_CASES=$(FUZZ_CASES)"; \
+	  PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$(FUZZ_CASES) cargo test --locked --profile fuzz --test fuzz -- $(ARGS)
 
 .PHONY: lint
 lint: cargo ## rustfmt, clippy (native and wasm), and the edge's border

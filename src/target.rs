@@ -167,6 +167,9 @@ pub fn write_path<'s>(
             path.extend_from_slice(piece.as_bytes());
         }
     }
+    if path.is_empty() {
+        path.push(b'/');
+    }
     let mut separator = b'?';
     for parameter in query.parameters() {
         let value = match keep(parameter) {
@@ -306,6 +309,7 @@ mod tests {
     fn what_is_kept_of_a_query_keeps_its_bytes() {
         let rows: &[(&str, &[u8], &[u8])] = &[
             ("no query", b"/a", b"/a"),
+            ("no segment", b"//?drop", b"/"),
             ("empty query", b"/a?", b"/a?"),
             ("untouched", b"/a?x=%41+b&&y&=z&%zz=\xff", b"/a?x=%41+b&&y&=z&%zz=\xff"),
             ("dropped first", b"/a?drop=1&x=2", b"/a?x=2"),

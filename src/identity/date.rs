@@ -55,8 +55,9 @@ fn shift(local: SystemTime, zone: &str) -> Option<SystemTime> {
         },
     };
     let (hours, minutes) = zone.split_once(':')?;
-    let minutes = hours.parse::<u16>().ok()? * 60 + minutes.parse::<u16>().ok()?;
-    let offset = Duration::from_secs(u64::from(minutes) * 60);
+    let minutes =
+        u64::from(hours.parse::<u8>().ok()?) * 60 + u64::from(minutes.parse::<u8>().ok()?);
+    let offset = Duration::from_secs(minutes * 60);
     if is_ahead {
         local.checked_sub(offset)
     } else {
@@ -92,6 +93,7 @@ mod tests {
             ("2026-01-02T15:04Z", None),
             ("2026-01-02T15:04:05 UTC", None),
             ("2026-01-02T15:04:05+99999:00", None),
+            ("2026-01-02T15:04:05+9999:00", None),
             ("1/2/2026/3 3:04:05", None),
             ("99999/1/1 1:1:1", None),
             ("1960-01-02T15:04:05Z", None),
