@@ -18,7 +18,7 @@ from azure_sim import (RESET, Answer, AzureSim, RecordedRequest, aadsts, asserti
                        tokens)
 from e2e import config
 from e2e.gateway import Gateway
-from e2e.identities import KINDS, Identities
+from e2e.identities import KINDS, Identities, metric
 from e2e.wire import Closed, request
 
 KEYS = ("aoai_MARKED-key-of-a-subscription", "aoai_MARKED-second-key")
@@ -64,6 +64,11 @@ def identities(sim: AzureSim, folder: Any) -> Identities:
     expired = found.add("client_secret", "refused")
     expired.rule = lambda _count: aadsts.refusal(7000222)
     return found
+
+
+def ending(name: str) -> str:
+    """How the fetches of an identity of this name end."""
+    return {"ok": "success", "un": "refused", "re": "refused"}.get(name[:2], "failed")
 
 
 def document(found: Identities) -> config.Json:
@@ -143,10 +148,14 @@ def seen(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[See
 
 
 def fill(seen: Seen, found: Identities, gateway: Gateway) -> None:
-    for name in found.all:
-        result = {"ok": "success", "un": "refused", "re": "refused"}.get(name[:2], "failed")
-        gateway.envoy.wait_for_stat(
-            f"wasmcustom.aoai_token_fetches_total.identity.{name}.result.{result}")
+    def have_ended() -> bool:
+        # Where there are pools, Envoy 1.36 puts a cluster's name before those of metrics.
+        ended = {name.rpartition("wasmcustom.")[2] for name, count in gateway.envoy.stats().items()
+                 if count}
+        return all(metric(name, ending(name)).rpartition("wasmcustom.")[2] in ended
+                   for name in found.all)
+
+    gateway.envoy.wait_until(have_ended, "fetches of all")
     for call in calls(list(found.all)):
         send(gateway, seen, call)
     resource = found.resource_of(POOL[0])

@@ -1,7 +1,7 @@
 //! Every parser that Azure or clients feed, with arbitrary bytes and with real inputs that have been cut,
 //! spliced and repeated. Each property says more than that nothing panics.
 //!
-//! `cargo test` tries a few hundred inputs each; `make fuzz` as many as FUZZ_CASES says, by the seed that it
+//! `cargo test` tries a thousand inputs each; `make fuzz` as many as FUZZ_CASES says, by the seed that it
 //! prints.
 
 #![allow(
@@ -26,7 +26,7 @@ use proptest::test_runner::Config;
 /// How many inputs each property gets: the environment's number, or a few.
 fn budget() -> Config {
     Config {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300),
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000),
         // What fails is printed, and goes into a table of the unit's own tests.
         failure_persistence: None,
         max_shrink_iters: 20_000,
