@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 import pytest
 
@@ -194,6 +194,11 @@ class Traffic:
                     raise
 
 
+def tokens_of(found: Identities, name: str) -> Set[str]:
+    """Those with which requests for a model have arrived."""
+    return {seen.token.jti for seen in found.arrived(name) if seen.token}
+
+
 def test_a_new_file_is_used_for_the_next_token_and_no_request_notices(
         workers: int, tmp_path: Path) -> None:
     with AzureSim() as sim:
@@ -224,6 +229,9 @@ def test_a_new_file_is_used_for_the_next_token_and_no_request_notices(
                                     for kind, one in ways.items()), "exchange of the new proofs")
                     # An old secret is taken away once it is not in use any more.
                     del ways["client_secret"].application.secrets[0]
+                gateway.envoy.wait_until(
+                    lambda: all(len(tokens_of(found, kind)) >= len(proofs[kind])
+                                for kind in FILES), "requests with the new tokens")
             assert set(traffic.statuses) == {200}
             assert {kind: sent(one) for kind, one in ways.items()} == proofs
             # Envoy's main thread fetches tokens too, and cannot reach the files.
@@ -231,6 +239,3 @@ def test_a_new_file_is_used_for_the_next_token_and_no_request_notices(
                         if "refused" in line or "listener answers 503" in line]
             assert found.shown(gateway) == []
             assert "rotated-secret" not in gateway.envoy.log_text()
-            for kind in FILES:
-                tokens = {seen.token.jti for seen in found.arrived(kind) if seen.token}
-                assert len(tokens) >= len(proofs[kind])
