@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from azure_sim import (HANG_LIMIT, SECRET_FILE, TENANT, TOKEN_FILE, Answer, Application, AppService,
                        AzureSim, Entra, FederatedCredential, Identity, ManagedIdentity,
@@ -102,7 +102,7 @@ class SignIn:
 
     def fetches(self, gateway: Gateway, result: str) -> int:
         """How many fetches ended so: `success`, `failed` or `refused`."""
-        return gateway.envoy.stats().get(metric(self.name, result), 0)
+        return own_metrics(gateway).get(metric(self.name, result), 0)
 
     def log(self, gateway: Gateway) -> List[str]:
         """The lines of Envoy's log that are about it, without what Envoy puts before each."""
@@ -197,12 +197,13 @@ class Identities:
         """The answer to a request for a model, on a connection of its own."""
         return calls.send(gateway, chat_call(name))
 
-    def wait_for_fetches(self, gateway: Gateway, result: str, count: int,
+    def wait_for_fetches(self, gateway: Gateway, result: str, count: int, *,
+                         names: Optional[Sequence[str]] = None,
                          timeout: float = HANG_LIMIT) -> None:
-        """Returns once every identity has had as many fetches that ended so."""
+        """Returns once every identity, or each of these, has had as many fetches that ended so."""
         def all_have() -> bool:
-            stats = gateway.envoy.stats()
-            return all(stats.get(metric(name, result), 0) >= count for name in self.all)
+            stats = own_metrics(gateway)
+            return all(stats.get(metric(name, result), 0) >= count for name in names or self.all)
         gateway.envoy.wait_until(all_have, f"{count} fetches of each with {result}", timeout)
 
     def arrived(self, name: str) -> List[RecordedRequest]:
@@ -263,6 +264,14 @@ class Identities:
             return None
         found.asked += 1
         return found.rule(found.asked)
+
+
+def own_metrics(gateway: Gateway) -> Dict[str, int]:
+    """The module's metrics as of now. Envoy 1.36 puts a cluster's name before theirs where there are
+    pools: that of the one for which it first loaded the module."""
+    stats = gateway.envoy.stats().items()
+    return {"wasmcustom." + stat.rpartition("wasmcustom.")[2]: value for stat, value in stats
+            if "wasmcustom." in stat}
 
 
 def metric(name: str, result: str) -> str:

@@ -180,8 +180,7 @@ def test_an_identity_that_is_refused_stops_its_own_backend_only(workers: int, tm
                   pool_model(found, "well-first", "well", "broken"),
                   pool_model(found, "neither", "broken", "nobody")]
         with pooled(found, workers, *models) as gateway:
-            for one in (broken, nobody):
-                gateway.envoy.wait_for_stat(metric(one.name, "refused"))
+            found.wait_for_fetches(gateway, "refused", 1, names=["broken", "nobody"])
             all_signed_in(found, gateway, "well")
             for _ in range(3):
                 calls.own_answer(found.chat(gateway, "broken"), "token_refused")
