@@ -11,13 +11,14 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set
 
 import pytest
 
-from azure_sim import AzureSim, Delivery, Gate, ManagedIdentity, errors
+from azure_sim import HANG_LIMIT, AzureSim, Delivery, Gate, ManagedIdentity, errors
 from azure_sim.records import RecordedRequest
 from azure_sim.script import Step
 from e2e import config
 from e2e.bootstrap import Options, listener
 from e2e.gateway import Gateway
-from e2e.regions import KEY, add_regions, calls, chat, document, options, own_headers, served
+from e2e.regions import (KEY, add_regions, calls, chat, deployment, document, options, own_headers,
+                         served)
 from e2e.wire import Connection, request
 
 Start = Callable[..., Gateway]
@@ -179,3 +180,43 @@ def test_a_crowd_that_changes_regions_waits_for_the_new_ones_token(
         one.close()
     seen = regions.resources["bb"].requests[1:]
     assert {one.token and one.token.appid for one in seen} == {late.others_id}
+
+
+@pytest.mark.parametrize("named_by", ["url", "body"])
+@pytest.mark.parametrize("retried", [False, True], ids=["first region", "second region"])
+def test_a_body_that_comes_around_its_token_reaches_a_pool_whole_and_once(
+        late: Late, regions: AzureSim, retried: bool, named_by: str) -> None:
+    if retried:
+        regions.resources["aa"].script.then(errors.throttled(60))
+    text = '"messages":[{"role":"user","content":"%s"}]}' % ("schön " * 4000)
+    target, body = {
+        "url": (f"/openai/deployments/{MODEL}/chat/completions?api-version=2024-10-21", "{" + text),
+        "body": ("/openai/v1/chat/completions", '{"model":"%s",' % MODEL + text),
+    }[named_by]
+    whole = body.encode()
+    pieces = [whole[start:start + 4000] for start in range(0, len(whole), 4000)]
+    received = "http.ingress.downstream_cx_rx_bytes_total"
+    with Connection(late.gateway.envoy.port("late"), timeout=HANG_LIMIT) as connection:
+        head = request("POST", target, [("api-key", KEY), ("content-type", "application/json"),
+                                        ("content-length", str(len(whole)))])
+        sent = late.gateway.envoy.stats()[received] + len(head) + sum(map(len, pieces[:2]))
+        connection.send(head, *pieces[:2])
+        late.gateway.envoy.wait_for_stat(received, sent)
+        late.token.open()
+        # Envoy 1.36 has the metrics of a gateway with pools under a pool's name.
+        fetched = "wasmcustom.aoai_token_fetches_total.identity.default.result.success"
+        late.gateway.envoy.wait_until(
+            lambda: any(name.endswith(fetched) and value >= 2
+                        for name, value in late.gateway.envoy.stats().items()), "second token")
+        for piece in pieces[2:]:
+            connection.send(piece)
+            sent += len(piece)
+            late.gateway.envoy.wait_for_stat(received, sent)
+        answer = connection.read_response()
+    region = "bb" if retried else "aa"
+    served(answer, region, 2 if retried else 1)
+    name = deployment(region, MODEL).encode()
+    expected = whole.replace(b'"model":"%s"' % MODEL.encode(), b'"model":"%s"' % name)
+    [seen] = regions.resources[region].requests
+    assert seen.complete and seen.body == expected
+    assert calls(regions) == ({"aa": 1, "bb": 1} if retried else {"aa": 1})

@@ -15,11 +15,11 @@ const STATS_TAGS: &str = r"
 # Labels for the module's metrics, whose names carry them as `.label.value`.
 stats_config:
   stats_tags:
-  - {tag_name: outcome, regex: '^wasmcustom\.aoai_requests_total(\.outcome\.(\w+))\.backend\.'}
-  - {tag_name: backend, regex: '^wasmcustom\.aoai_\w+(?:\.outcome\.\w+)?(\.backend\.([\w-]+))'}
-  - {tag_name: diagnosis, regex: '^wasmcustom\.aoai_diagnoses_total\.backend\.[\w-]+(\.diagnosis\.(\w+))$'}
-  - {tag_name: identity, regex: '^wasmcustom\.aoai_token_\w+(\.identity\.([\w-]+))'}
-  - {tag_name: result, regex: '^wasmcustom\.aoai_\w+\.(?:identity|backend)\.[\w-]+(\.result\.(\w+))$'}
+  - {tag_name: outcome, regex: '(?:^|\.)wasmcustom\.aoai_requests_total(\.outcome\.(\w+))\.backend\.'}
+  - {tag_name: backend, regex: '(?:^|\.)wasmcustom\.aoai_\w+(?:\.outcome\.\w+)?(\.backend\.([\w-]+))'}
+  - {tag_name: diagnosis, regex: '(?:^|\.)wasmcustom\.aoai_diagnoses_total\.backend\.[\w-]+(\.diagnosis\.(\w+))$'}
+  - {tag_name: identity, regex: '(?:^|\.)wasmcustom\.aoai_token_\w+(\.identity\.([\w-]+))'}
+  - {tag_name: result, regex: '(?:^|\.)wasmcustom\.aoai_\w+\.(?:identity|backend)\.[\w-]+(\.result\.(\w+))$'}
 ";
 
 /// The bootstrap of a document.
