@@ -15,7 +15,7 @@ use crate::hint;
 use crate::target::{write_renamed, Rename, Target};
 
 /// Changes with the format of the bytes.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// A request in terms of its model, from which every attempt is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub struct Recipe {
     pub model: String,
     /// How many backends its pool tries.
     pub tries: u64,
+    /// The one backend that the token in the head is for, and an empty name for none of them. Nothing
+    /// where the gateway stage knows one identity, whose token is for all.
+    pub token_for: Option<Box<str>>,
     /// Which part of the path or query names the model, if one does.
     pub rename: Option<Rename>,
     /// Where the body names it, if it does.
@@ -98,6 +101,13 @@ impl Recipe {
         })
     }
 
+    /// Whether the attempt at this backend is signed in with the backend's own identity, instead of with
+    /// what the gateway stage has put there. That stage may have another configuration than the backend
+    /// stage: clusters and listeners are replaced one after the other, and listeners share pools.
+    pub fn signs_in_anew(&self, config: &Config, backend: &str) -> bool {
+        config.credentials.len() > 1 || self.token_for.as_deref().is_some_and(|one| one != backend)
+    }
+
     /// Whether another backend may be tried after this attempt, counted from 1: there is one, and it is
     /// not too late, from the request's last byte on. The caller has a limit of its own, and what hung
     /// for a minute may be a request that is answered by then.
@@ -119,21 +129,30 @@ impl Recipe {
                 format!("{} {} {} {length}", at.start, at.end, u8::from(*quoted))
             }
         };
+        let token_for = match &self.token_for {
+            None => "all".to_owned(),
+            Some(name) => format!("one {name}"),
+        };
+        let Self { model, tries, .. } = self;
         let mut bytes =
-            format!("{VERSION}\n{}\n{}\n{rename}\n{body}\n", self.model, self.tries).into_bytes();
+            format!("{VERSION}\n{model}\n{tries}\n{token_for}\n{rename}\n{body}\n").into_bytes();
         bytes.extend_from_slice(&self.path);
         bytes
     }
 
     /// Reads such bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut lines = bytes.splitn(6, |&byte| byte == b'\n');
+        let mut lines = bytes.splitn(7, |&byte| byte == b'\n');
         let mut text = || lines.next().and_then(|line| std::str::from_utf8(line).ok());
         if text()? != VERSION {
             return None;
         }
         let model = text()?.to_owned();
         let tries = text()?.parse().ok()?;
+        let token_for = match text()? {
+            "all" => None,
+            name => Some(name.strip_prefix("one ")?.into()),
+        };
         let rename = match text()? {
             "none" => None,
             "parameter" => Some(Rename::Parameter),
@@ -144,7 +163,7 @@ impl Recipe {
             place => Some(read_place(place)?),
         };
         let path = lines.next()?.to_vec();
-        Some(Self { model, tries, rename, body, path })
+        Some(Self { model, tries, token_for, rename, body, path })
     }
 }
 
@@ -255,7 +274,7 @@ mod tests {
 
     fn recipe(rename: Option<Rename>, body: Option<BodyPlace>, path: &str) -> Recipe {
         let (model, path) = ("m".to_owned(), path.as_bytes().to_vec());
-        Recipe { model, tries: 2, rename, body, path }
+        Recipe { model, tries: 2, token_for: None, rename, body, path }
     }
 
     #[test]
@@ -304,6 +323,18 @@ mod tests {
             assert_eq!(attempt.content_length, content_length, "{name}");
             assert_eq!(attempt.splice.map(|splice| splice.with).as_deref(), with, "{name}");
             assert_eq!(Recipe::from_bytes(&recipe.to_bytes()), Some(recipe), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_one_of_several_identities_is_for_one_backend_alone() {
+        let rows =
+            [(None, false), (Some(""), true), (Some("eastus"), false), (Some("sweden"), true)];
+        for (token_for, expected) in rows {
+            let token_for = token_for.map(Into::into);
+            let recipe = Recipe { token_for, ..recipe(None, None, "/openai/v1/embeddings") };
+            assert_eq!(recipe.signs_in_anew(&config(), "eastus"), expected, "{recipe:?}");
+            assert_eq!(Recipe::from_bytes(&recipe.to_bytes()), Some(recipe));
         }
     }
 

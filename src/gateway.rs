@@ -113,8 +113,14 @@ pub fn admit(
         // In a pool, every attempt does this for its own backend.
         let path = write_renamed(&target, (!route.is_pooled()).then_some((rename, deployment)));
         let other_path = (path != head.path).then(|| path.clone());
-        let recipe =
-            || Recipe { model: model.name.clone(), tries, rename: Some(rename), body: None, path };
+        let recipe = || Recipe {
+            model: model.name.clone(),
+            tries,
+            token_for: (config.credentials.len() > 1).then(Box::default),
+            rename: Some(rename),
+            body: None,
+            path,
+        };
         Ok(Step::Send(route.dispatch(other_path, None, recipe)?))
     };
     let need = match operation.model {
@@ -228,6 +234,7 @@ impl Reading {
         let recipe = || Recipe {
             model: model.name.clone(),
             tries,
+            token_for: (config.credentials.len() > 1).then(Box::default),
             rename: None,
             body: Some(BodyPlace {
                 at: field.at.clone(),

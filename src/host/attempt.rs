@@ -28,23 +28,27 @@ pub(super) const RETRY: &str = "x-aoai-retry";
 pub(super) struct Backends {
     config: Config,
     metrics: Metrics,
-    /// By the credential's position; none where there is one credential only, whose token the gateway
-    /// stage has put into the request.
+    /// By the credential's position.
     tokens: Vec<Tokens>,
 }
 
 impl Backends {
     pub(super) fn new(config: Config) -> Self {
-        let tokens = if config.credentials.len() > 1 { Tokens::of(&config) } else { Vec::new() };
-        Self { metrics: Metrics::define(&config), tokens, config }
+        Self { metrics: Metrics::define(&config), tokens: Tokens::of(&config), config }
     }
 
     /// What an attempt is signed in with, if it is not what the gateway stage has put there.
-    fn bearer(&self, credential: usize, now: SystemTime) -> Result<Option<Rc<Bearer>>, Answer> {
-        let Some(tokens) = self.tokens.get(credential) else {
-            return Ok(None);
-        };
-        tokens.newest(now)
+    fn bearer(
+        &self,
+        recipe: &Recipe,
+        backend: &str,
+        credential: usize,
+        now: SystemTime,
+    ) -> Result<Option<Rc<Bearer>>, Answer> {
+        match self.tokens.get(credential) {
+            Some(tokens) if recipe.signs_in_anew(&self.config, backend) => tokens.newest(now),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -88,7 +92,7 @@ impl Attempt {
         }
         let (number, waited) = (progress::attempts(), progress.waited(now));
         let attempt = recipe.attempt(&shared.config, &backend, number, waited)?;
-        let bearer = shared.bearer(attempt.credential, now)?;
+        let bearer = shared.bearer(&recipe, &backend, attempt.credential, now)?;
         progress.last = Last::Tried(backend.clone());
         progress::store(&progress);
 

@@ -52,6 +52,8 @@ impl Look {
 pub(super) struct Bearer {
     /// The value of the `authorization` header.
     pub(super) value: String,
+    /// The position of its credential in the configuration.
+    pub(super) credential: usize,
     expires_at: SystemTime,
 }
 
@@ -279,7 +281,8 @@ impl Tokens {
 
     fn keep(&self, token: &Token) -> Rc<Bearer> {
         let value = format!("Bearer {}", token.secret.expose());
-        let bearer = Rc::new(Bearer { value, expires_at: token.expires_at });
+        let bearer =
+            Rc::new(Bearer { value, credential: self.position, expires_at: token.expires_at });
         *self.bearer.borrow_mut() = Some(Rc::clone(&bearer));
         bearer
     }

@@ -101,7 +101,11 @@ impl Worker {
     ) -> Result<(), Answer> {
         self.claim_probe(dispatch, now)?;
         let backend = &dispatch.backend;
-        if let Some(recipe) = &dispatch.recipe {
+        if let Some(recipe) = &mut dispatch.recipe {
+            // The token may be the one of a backend that was chosen before.
+            if recipe.token_for.is_some() && bearer.credential == backend.credential {
+                recipe.token_for = Some(backend.name.as_str().into());
+            }
             progress::leave_recipe(recipe);
         }
         if dispatch.recipe.is_none() {

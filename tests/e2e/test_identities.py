@@ -139,6 +139,36 @@ def test_an_attempt_at_another_backend_carries_that_ones_token_and_no_other(
                 assert whose(found.resource_of(name).requests) == [its_own(found.all[name])] * 2
 
 
+def test_a_token_is_not_taken_along_where_the_clusters_know_one_identity_only(
+        workers: int, tmp_path: Path) -> None:
+    """As they do for a while when a document with several is replaced."""
+    with AzureSim() as sim:
+        found = Identities(sim, tmp_path)
+        one = found.add("managed_identity", "one")
+        found.add("client_secret", "two", tenant=OTHER_TENANT)
+        document = found.document(failover=FAILOVER)
+        document["models"].append(pool_model(found, "both", "two", "one"))
+        known = {**document, "identity": one.document}
+        del known["identities"]
+        known["backends"] = [{name: value for name, value in backend.items() if name != "identity"}
+                             for backend in document["backends"]]
+
+        def replaced(bootstrap: Json) -> None:
+            found.edit(bootstrap)
+            for cluster in bootstrap["static_resources"]["clusters"]:
+                if cluster["name"].startswith("aoai/"):
+                    [protocol] = cluster["typed_extension_protocol_options"].values()
+                    plugin = protocol["http_filters"][0]["typed_config"]["config"]
+                    plugin["configuration"]["value"] = json.dumps(known)
+
+        with Gateway(document, sim, workers=workers, pools=pools(*found.all), edit=replaced
+                     ) as gateway:
+            all_signed_in(found, gateway, "one", "two")
+            found.resource_of("two").script.then(THROTTLED)
+            served_by(calls.send(gateway, by_path("both")), "one", 2)
+            assert whose(found.resource_of("one").requests) == [its_own(one)]
+
+
 def test_a_crowd_that_fails_over_mixes_up_no_tokens(workers: int, tmp_path: Path) -> None:
     crowd = 40
     with AzureSim() as sim:
