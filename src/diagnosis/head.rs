@@ -1,7 +1,8 @@
 //! Which answers are looked into: small errors, and nothing else.
 
-/// How many bytes of an answer are looked into. Azure's errors have a few hundred.
-pub const LONGEST_BODY: usize = 16 * 1024;
+/// How many bytes of an answer are looked into. Azure's errors have a few hundred. An Envoy that may buffer
+/// less would answer in the backend's place.
+pub const LONGEST_BODY: usize = 4 * 1024;
 
 /// Whether the answer with this status and these headers may tell of a mistake: an error of the client's
 /// that has a body, a small one, and as it is.

@@ -26,7 +26,7 @@ from e2e.single import KEY
 from e2e.wire import Connection, Response, request
 
 Start = Callable[..., Gateway]
-LONGEST_BODY = 16 * 1024
+LONGEST_BODY = 4 * 1024
 # How long the head of an answer that may tell of a mistake is held at most, in seconds.
 LONGEST_HOLD = 0.5
 LOG_INTERVAL = 60.0
@@ -306,6 +306,19 @@ def test_compressed_and_long_answers_are_unchanged(
             unchanged(response, expected)
             assert response.head.header(HEADER) is None
     assert counted(gateways[0]) == before
+
+
+def test_an_answer_fits_into_what_a_frugal_envoy_buffers(
+        azure: AzureSim, start_gateway: Start) -> None:
+    limit = 8 * 1024
+    with start_gateway(alone(azure, "one"), buffer_limit=limit) as gateway:
+        for length in (LONGEST_BODY, LONGEST_BODY + 1, limit, 2 * limit):
+            body = ROLE + b" " * (length - len(ROLE))
+            azure.resources["one"].script.then(json_in(body, headers=(
+                ("content-length", str(length)),)).delivered(Delivery()))
+            found = ask(gateway, "one")
+            assert (found.status, found.body) == (401, body)
+            assert (found.head.header(HEADER) is not None) == (length <= LONGEST_BODY)
 
 
 def test_a_long_answer_without_a_length_goes_on_before_its_end(
