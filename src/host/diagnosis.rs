@@ -1,7 +1,7 @@
 //! Answers of backends that tell of a mistake: what the caller, the metrics and the log learn of them.
 
 use std::cell::{Cell, RefCell};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use log::warn;
 use proxy_wasm::hostcalls;
@@ -19,9 +19,6 @@ use crate::metrics;
 
 /// The header that names what was found.
 const HEADER: &str = "x-aoai-diagnosis";
-
-/// The same line is not logged sooner than this.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long an answer's head waits for its body at most: it comes with it, but from a backend in trouble.
 pub(super) const LONGEST_HOLD: Duration = Duration::from_millis(500);
@@ -177,7 +174,7 @@ impl Worker {
         let Some(backend) = backend else {
             return;
         };
-        if is_first_in_interval(&key(&backend.name, diagnosis), now) {
+        if shared::may_log(&key(&backend.name, diagnosis), now) {
             self.tell(backend, diagnosis, held.status, &said, now);
         }
         let tokens = self.tokens.get(backend.credential);
@@ -233,17 +230,4 @@ impl Diagnoses {
 /// Where it is stored when a backend's diagnosis was logged last, in milliseconds since 1970.
 fn key(backend: &str, diagnosis: &Diagnosis) -> String {
     format!("aoai-filter/diagnosis/{backend}/{}", diagnosis.slug)
-}
-
-/// Whether nobody has logged it for a while; then this worker has, as far as the others know.
-fn is_first_in_interval(key: &str, now: SystemTime) -> bool {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    shared::change(key, &mut |before| {
-        let before = before.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
-        // A time that is to come is a clock that was set back.
-        let is_recent = before.is_some_and(|before| {
-            now.checked_sub(before).is_some_and(|age| u128::from(age) < LOG_INTERVAL.as_millis())
-        });
-        (!is_recent).then(|| now.to_le_bytes().to_vec())
-    })
 }

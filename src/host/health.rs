@@ -6,6 +6,7 @@ use proxy_wasm::hostcalls;
 use std::time::SystemTime;
 
 use super::metrics::Metrics;
+use super::shared;
 use super::worker::dice;
 use crate::config::{Config, Failover};
 use crate::health::{Availability, Health, Outcome};
@@ -72,15 +73,28 @@ pub(super) fn record(
     match (cools(&before), cools(&after)) {
         (None, Some(until)) => {
             metrics.count_cooldown(backend);
-            let seconds = until.duration_since(now).unwrap_or_default().as_secs();
-            warn!("backend {backend} is left alone for {model} for {seconds} s: {outcome}");
+            if may_log("rests", backend, model, now) {
+                let pause = until.duration_since(now).unwrap_or_default();
+                let (seconds, millis) = (pause.as_secs(), pause.subsec_millis());
+                warn!("backend {backend} is left alone for {model} for {seconds}.{millis:03} s: {outcome}");
+            }
         }
-        (_, None) if !before.is_well() && outcome == Outcome::Answered => {
+        (_, None)
+            if !before.is_well()
+                && outcome == Outcome::Answered
+                && may_log("serves", backend, model, now) =>
+        {
             info!("backend {backend} serves {model} again");
         }
         _ => {}
     }
     metrics.set_cooling(backend, after.cooling(backend, now));
+}
+
+/// Whether such a line about a backend and a model is worth it. A provisioned deployment that is full asks
+/// for pauses of milliseconds, many times a second.
+fn may_log(what: &str, backend: &str, model: &str, now: SystemTime) -> bool {
+    shared::may_log(&format!("aoai-filter/{what}/{backend}/{model}"), now)
 }
 
 fn read() -> (Health, Option<u32>) {

@@ -1,10 +1,15 @@
 //! The store that all workers share.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use log::error;
 use proxy_wasm::hostcalls;
 
 /// Other workers may write between a read and a write of ours.
 const ATTEMPTS: usize = 16;
+
+/// The same line is not logged again sooner than this.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What is stored under a key.
 pub(super) fn load(key: &str) -> Option<Vec<u8>> {
@@ -33,4 +38,18 @@ pub(super) fn change(key: &str, change: &mut dyn FnMut(Option<&[u8]>) -> Option<
     }
     error!("the data that all workers share cannot be written");
     false
+}
+
+/// Whether a line of the log is worth it: nobody has logged it for a while, as far as this key tells.
+/// Then this worker has, for the others to know.
+pub(super) fn may_log(key: &str, now: SystemTime) -> bool {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    change(key, &mut |before| {
+        let before = before.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
+        // A time that is to come is a clock that was set back.
+        let is_recent = before.is_some_and(|before| {
+            now.checked_sub(before).is_some_and(|age| u128::from(age) < LOG_INTERVAL.as_millis())
+        });
+        (!is_recent).then(|| now.to_le_bytes().to_vec())
+    })
 }

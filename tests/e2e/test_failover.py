@@ -175,6 +175,26 @@ def assert_cools(gateway: Gateway, model: str, since: float, least: float, most:
     assert least - passed - 0.002 <= told <= most * 1.1 + 0.002
 
 
+def test_the_log_does_not_grow_with_short_pauses(
+        gateway: Gateway, aa: Resource, model: str) -> None:
+    """A provisioned deployment that is full asks for pauses of milliseconds."""
+    begun, count = time.monotonic(), 20
+    for number in range(count):
+        aa.script.then(errors.throttled(retry_after_ms="1"))
+        served_after = len(aa.requests)
+
+        def back() -> bool:
+            answer = chat(gateway, model)
+            assert answer.status_code == 200
+            return answer.headers["x-aoai-backend"] == "aa"
+        gateway.envoy.wait_until(lambda: back() and len(aa.requests) > served_after + 1,
+                                 f"answer {number} of the region that was throttled")
+    most = 1 + int((time.monotonic() - begun) / 60)
+    log = gateway.envoy.log_text()
+    assert 1 <= log.count(f"backend aa is left alone for {model} for 0.00") <= most
+    assert 1 <= log.count(f"backend aa serves {model} again") <= most
+
+
 def test_a_region_is_left_alone_until_its_cooldown_ends_and_then_tried_once(
         gateway: Gateway, aa: Resource, bb: Resource, model: str) -> None:
     aa.script.then(errors.throttled(retry_after_ms="700"))
