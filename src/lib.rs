@@ -26,6 +26,7 @@
 pub mod answer;
 pub mod attempt;
 pub mod body;
+pub mod clock;
 pub mod config;
 pub mod diagnosis;
 pub mod digest;

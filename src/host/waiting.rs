@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MapType;
 
+use super::diagnosis::LONGEST_HOLD;
 use super::stream::{Stage, BODY_CHECK};
 use super::tokens::{Bearer, Look};
 use super::worker::Worker;
 use crate::answer::{Answer, Reason};
+use crate::clock::is_over;
 use crate::health::Health;
 
 /// How often waiting streams are looked after: another worker's token comes without a sound.
@@ -156,7 +158,7 @@ impl Waiter {
                 }
             }
             // Who has seen some of the body is waiting for its client, and not for Envoy.
-            Stage::Body { held: 0, check_at, .. } if now >= *check_at => {
+            Stage::Body { held: 0, check_at, .. } if is_over(*check_at, BODY_CHECK, now) => {
                 *check_at = now + BODY_CHECK;
                 if hostcalls::set_effective_context(self.stream).is_ok() && body_is_held_back() {
                     Turn::Answer(Reason::BodyNotDelivered.because(HELD_BACK))
@@ -166,7 +168,7 @@ impl Waiter {
             }
             Stage::Body { .. } => Turn::Wait,
             Stage::Forwarded { held: Some(held), .. } => match held.until {
-                Some(until) if now < until => Turn::Wait,
+                Some(until) if !is_over(until, LONGEST_HOLD, now) => Turn::Wait,
                 Some(_) => Turn::Release,
                 None => Turn::Leave,
             },
