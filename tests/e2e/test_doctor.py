@@ -576,11 +576,28 @@ def test_what_an_endpoint_repeats_is_not_shown(azure: AzureSim, resource: Resour
     document = settings(resource, identity=by_file(azure, "client_secret", projected))
     found = examined(azure, document, *by_entra(azure, resource))
     assert "invalid_request: … it was" in found.step(TOKEN)["text"]
+    # As it was sent, in a form.
+    projected.rotate({SECRET_FILE: "another~secret"})
+    sent = "another%7Esecret"
+    azure.entra.script.then(Answer(400, body={"error": "invalid_request",
+                                              "error_description": f"client_secret={sent} it was"}))
+    found = examined(azure, document, *by_entra(azure, resource))
+    assert "client_secret=… it was" in found.step(TOKEN)["text"]
     token = azure.identity.token()
     azure.identity.script.then(azure.identity.granted(token=token))
     resource.script.then(errors.error(418, "teapot", f"Bearer {token} it was"))
     found = examined(azure, settings(resource), *by_imds(azure, resource))
     assert "(teapot: Bearer … it was)" in found.step(CALL)["text"]
+
+
+@pytest.mark.parametrize("kind", ["workload_identity", "client_secret"])
+def test_a_proof_does_not_go_to_a_neighbour_in_the_clear(
+        azure: AzureSim, resource: Resource, kind: str, projected: ProjectedVolume) -> None:
+    document = settings(resource, identity=by_file(azure, kind, projected))
+    found = doctor(azure, document, "--identity-endpoint", "http://169.254.169.254:80",
+                   "--timeout", "1s")
+    assert (found.status, found.stdout) == (2, "")
+    assert "there is no TLS on the way to 169.254.169.254:80" in found.stderr
 
 
 def test_each_backend_is_called_with_its_own_identity(azure: AzureSim, resource: Resource,

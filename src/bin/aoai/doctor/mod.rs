@@ -11,6 +11,7 @@ mod sign_in;
 mod tls;
 mod trouble;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -124,20 +125,37 @@ fn refuse(mut report: Report, problems: &Problems) -> Outcome {
     report.finish()
 }
 
-/// Only Entra ID speaks TLS.
-fn check_endpoint(options: &Options, config: &Config) -> Result<(), NoTls> {
-    let is_tls = options.identity_endpoint.is_some_and(|IdentityEndpoint(place)| place.tls);
-    let speaks_none = |identity: &Identity| !matches!(identity, Identity::Application(_));
-    match config.credentials.iter().find(|one| is_tls && speaks_none(&one.identity)) {
-        Some(one) => Err(NoTls { name: one.name.clone() }),
-        None => Ok(()),
+/// Only Entra ID speaks TLS, and nothing but this machine gets a proof without it: a link-local address
+/// is any neighbour's.
+fn check_endpoint(options: &Options, config: &Config) -> Result<(), Misfit> {
+    let Some(IdentityEndpoint(place)) = options.identity_endpoint else {
+        return Ok(());
+    };
+    for one in &config.credentials {
+        let name = || one.name.clone();
+        match (&one.identity, place.tls) {
+            (Identity::Application(_), false) if !place.address.ip().is_loopback() => {
+                return Err(Misfit::InTheClear { name: name(), address: place.address });
+            }
+            (Identity::Managed { .. } | Identity::AppService { .. }, true) => {
+                return Err(Misfit::NoTls { name: name() });
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
+/// Why an `--identity-endpoint` is none of an identity.
 #[derive(Debug, thiserror::Error)]
-#[error("--identity-endpoint: the endpoint of identity {name} speaks no TLS; write http://")]
-struct NoTls {
-    name: String,
+enum Misfit {
+    #[error("--identity-endpoint: the endpoint of identity {name} speaks no TLS; write http://")]
+    NoTls { name: String },
+    #[error(
+        "--identity-endpoint: identity {name} proves itself by a secret, and there is no TLS on the way \
+         to {address}: expected an address of this machine, or https://{address}"
+    )]
+    InTheClear { name: String, address: SocketAddr },
 }
 
 /// One identity after the other: their endpoints do not like bursts.

@@ -13,6 +13,7 @@ use aoai_filter::identity::claims::Claims;
 use aoai_filter::identity::secret::Secret;
 use aoai_filter::identity::token::Token;
 use aoai_filter::identity::{Failure, Progress, Reply, Request, Step as Stage};
+use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
 
 use super::http::{self, Answer};
 use super::network::{self, Place};
@@ -242,7 +243,9 @@ fn prove(
         }
     };
     let text = String::from_utf8_lossy(&body).trim().to_owned();
-    notes.secrets.push(Secret::new(text.clone()));
+    // Whoever repeats the form that it was sent has it encoded.
+    let encoded = utf8_percent_encode(&text, NON_ALPHANUMERIC).to_string();
+    notes.secrets.extend([Secret::new(text.clone()), Secret::new(encoded)]);
     let reply = Reply::Answer { status: 200, retry_after: None, body };
     match credential.proceed(stage, &reply, site.now, 0) {
         Progress::Ask(request) => {
