@@ -304,7 +304,7 @@ impl Tokens {
         let name = &self.credential.name;
         match outcome {
             Ok(token) if before.failures() > 0 => info!(
-                "the identity endpoint gives tokens again, after {} failures; this one lasts {} s \
+                "the identity endpoint gives tokens again (failed fetches before: {}); this one lasts {} s \
                  (identity {name})",
                 before.failures(),
                 next(token.expires_at),

@@ -234,12 +234,18 @@ fn describe(said: &Said) -> String {
     match (said.code.as_str(), said.message.as_str()) {
         ("", _) => "no explanation".to_owned(),
         (text, "") => printable(text),
-        (code, message) => printable(&format!("{code}: {message}")),
+        (code, message) => printable(&format!("{code}: {}", message.trim_end_matches('.'))),
     }
 }
 
 /// A text from outside, made fit for a log line.
 fn printable(text: &str) -> String {
     const LONGEST: usize = 200;
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut line: String = chars.by_ref().take(LONGEST).collect();
+    if chars.next().is_some() {
+        line.pop();
+        line.push('…');
+    }
+    line
 }
