@@ -1,5 +1,7 @@
 //! Reads one way in which the proxy signs in.
 
+use std::net::IpAddr;
+
 use super::authority::host_and_port;
 use super::node::Node;
 use super::problem::{quoted, shape};
@@ -51,14 +53,27 @@ fn app_service(reader: &mut Reader, node: &Node) -> Option<Identity> {
     Some(Identity::AppService { cluster: cluster?, authority, path, selector: selector? })
 }
 
-/// The value of `IDENTITY_ENDPOINT`: `http://`, a host on this machine, and a path.
+/// Whether a platform has its endpoint there: on this machine, or in a network of its own. The secret of
+/// the platform goes there in the clear.
+fn is_near(host: &str) -> bool {
+    match host.parse() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+        Err(_) => !host.contains('.'),
+    }
+}
+
+/// The value of `IDENTITY_ENDPOINT`: `http://`, a host that is near, and a path.
 fn app_service_endpoint(reader: &mut Reader, node: &Node) -> Option<(String, String)> {
     let text = reader.string(node)?;
     let rest = text.strip_prefix("http://").unwrap_or_default();
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let is_plain =
         |part: &str| part.bytes().all(|b| b.is_ascii_graphic() && !b"?#@\"\\".contains(&b));
-    if host_and_port(authority, 80).is_none() || path.is_empty() || !is_plain(rest) {
+    let is_near = host_and_port(authority, 80).is_some_and(|(host, _)| is_near(host));
+    if !is_near || path.is_empty() || !is_plain(rest) {
         let found = quoted(text);
         reader.problem(format!(
             "found {found}; expected what the platform puts into IDENTITY_ENDPOINT, such as \
