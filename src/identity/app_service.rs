@@ -6,10 +6,8 @@
 
 use std::time::SystemTime;
 
-use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
-
 use super::token::Token;
-use super::{success, Failure, Reply, Request};
+use super::{managed_path, success, Failure, Reply, Request};
 use crate::config::IdentitySelector;
 
 const API_VERSION: &str = "2019-08-01";
@@ -22,19 +20,8 @@ pub fn request(
     selector: &IdentitySelector,
     audience: &str,
 ) -> Request {
-    let selected = match selector {
-        IdentitySelector::SystemAssigned => None,
-        IdentitySelector::ClientId(id) => Some(("client_id", id)),
-        IdentitySelector::ObjectId(id) => Some(("principal_id", id)),
-        IdentitySelector::ResourceId(id) => Some(("mi_res_id", id)),
-    };
-    let mut path = format!(
-        "{path}?api-version={API_VERSION}&resource={}",
-        utf8_percent_encode(audience, NON_ALPHANUMERIC)
-    );
-    if let Some((name, id)) = selected {
-        path.push_str(&format!("&{name}={}", utf8_percent_encode(id, NON_ALPHANUMERIC)));
-    }
+    let names = ["client_id", "principal_id", "mi_res_id"];
+    let path = managed_path(path, API_VERSION, audience, selector, names);
     Request {
         cluster: cluster.to_owned(),
         headers: vec![

@@ -5,10 +5,8 @@
 
 use std::time::SystemTime;
 
-use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
-
 use super::token::Token;
-use super::{success, Failure, Reply, Request};
+use super::{managed_path, success, Failure, Reply, Request};
 use crate::config::IdentitySelector;
 
 const API_VERSION: &str = "2018-02-01";
@@ -18,19 +16,9 @@ const HOST: &str = "169.254.169.254";
 
 /// The request for a token for an audience.
 pub fn request(cluster: &str, selector: &IdentitySelector, audience: &str) -> Request {
-    let selected = match selector {
-        IdentitySelector::SystemAssigned => None,
-        IdentitySelector::ClientId(id) => Some(("client_id", id)),
-        IdentitySelector::ObjectId(id) => Some(("object_id", id)),
-        IdentitySelector::ResourceId(id) => Some(("msi_res_id", id)),
-    };
-    let mut path = format!(
-        "/metadata/identity/oauth2/token?api-version={API_VERSION}&resource={}",
-        utf8_percent_encode(audience, NON_ALPHANUMERIC)
-    );
-    if let Some((name, id)) = selected {
-        path.push_str(&format!("&{name}={}", utf8_percent_encode(id, NON_ALPHANUMERIC)));
-    }
+    let path = "/metadata/identity/oauth2/token";
+    let names = ["client_id", "object_id", "msi_res_id"];
+    let path = managed_path(path, API_VERSION, audience, selector, names);
     Request {
         cluster: cluster.to_owned(),
         headers: vec![

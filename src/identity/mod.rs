@@ -20,9 +20,10 @@ pub mod token;
 
 use std::time::{Duration, SystemTime};
 
+use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
 use thiserror::Error;
 
-use crate::config::{Credential, Identity};
+use crate::config::{Credential, Identity, IdentitySelector};
 use crate::diagnosis::Said;
 use crate::digest::Digest;
 use secret::Secret;
@@ -204,6 +205,27 @@ impl Credential {
         }
         Digest::of(whole.as_bytes()).to_string()
     }
+}
+
+/// The path and query by which a managed identity's token is asked for. `names` are the parameters for a
+/// client id, an object id and a resource id.
+fn managed_path(
+    path: &str,
+    api_version: &str,
+    audience: &str,
+    selector: &IdentitySelector,
+    names: [&str; 3],
+) -> String {
+    let [client_id, object_id, resource_id] = names;
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    let whole = format!("{path}?api-version={api_version}&resource={}", encoded(audience));
+    let (name, id) = match selector {
+        IdentitySelector::SystemAssigned => return whole,
+        IdentitySelector::ClientId(id) => (client_id, id),
+        IdentitySelector::ObjectId(id) => (object_id, id),
+        IdentitySelector::ResourceId(id) => (resource_id, id),
+    };
+    format!("{whole}&{name}={}", encoded(id))
 }
 
 /// Takes an answer of an identity endpoint apart: the body of a success, or why there is none.
