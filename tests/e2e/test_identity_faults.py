@@ -139,7 +139,7 @@ def test_it_recovers_by_itself_and_the_log_says_each_thing_once(passing: Trouble
     assert one.served is not None and one.served.status == 200
     said = [re.sub(r"Asking again in \d+ s", "", line) for line in one.log]
     assert "no token for Azure: failed" in said[0]
-    assert "gives tokens again, after" in said[-1]
+    assert "gives tokens again" in said[-1]
     # There are two lines, unless a busy machine has let a fetch time out in between.
     assert all(line != after for line, after in zip(said, said[1:])), said
 

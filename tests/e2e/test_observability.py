@@ -180,7 +180,7 @@ def test_an_outage_is_one_warning(log_of_outages: List[str], kind: str) -> None:
 def test_a_recovery_is_one_line(log_of_outages: List[str]) -> None:
     found = [line for line in log_of_outages if RECOVERED in line]
     assert len(found) == len(SILENT_REPEATS), found
-    assert all("[info]" in line and "after 2 failures" in line for line in found)
+    assert all("[info]" in line and "(failed fetches before: 2)" in line for line in found)
 
 
 def test_a_refusal_is_one_error(azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
