@@ -1,9 +1,8 @@
 //! The memory of trouble that all workers share.
 
-use log::{info, warn};
-use proxy_wasm::hostcalls;
-
 use std::time::SystemTime;
+
+use log::{info, warn};
 
 use super::metrics::Metrics;
 use super::shared;
@@ -15,14 +14,9 @@ use crate::health::{Availability, Health, Outcome};
 /// configurations of a proxy.
 const KEY: &str = "aoai-filter/health";
 
-/// Other workers may write between a read and a write of ours.
-const ATTEMPTS: usize = 16;
-
-/// Puts an empty memory where none is: only what is there can be compared and swapped.
+/// Puts an empty memory where none is.
 pub(super) fn prepare() {
-    if matches!(hostcalls::get_shared_data(KEY), Ok((None, _))) {
-        let _ = hostcalls::set_shared_data(KEY, Some(&Health::default().to_bytes()), None);
-    }
+    shared::prepare(KEY, &Health::default().to_bytes());
 }
 
 /// Forgets what is over and concerns none of this configuration's pools.
@@ -32,7 +26,7 @@ pub(super) fn forget(config: &Config, now: SystemTime) {
 
 /// What is remembered now.
 pub(super) fn load() -> Health {
-    read().0
+    shared::load(KEY)
 }
 
 /// Says that this request tries whether a backend is well again. False where another one has said so
@@ -97,19 +91,6 @@ fn may_log(what: &str, backend: &str, model: &str, now: SystemTime) -> bool {
     shared::may_log(&format!("aoai-filter/{what}/{backend}/{model}"), now)
 }
 
-fn read() -> (Health, Option<u32>) {
-    let (bytes, version) = hostcalls::get_shared_data(KEY).unwrap_or_default();
-    (bytes.and_then(|bytes| Health::from_bytes(&bytes)).unwrap_or_default(), version)
-}
-
-/// Changes the memory; what it was and what it is then, or `None` where it stays as it is.
 fn change(change: &dyn Fn(&Health) -> Option<Health>) -> Option<(Health, Health)> {
-    for _ in 0..ATTEMPTS {
-        let (before, version) = read();
-        let after = change(&before)?;
-        if hostcalls::set_shared_data(KEY, Some(&after.to_bytes()), version).is_ok() {
-            return Some((before, after));
-        }
-    }
-    None
+    shared::change(KEY, change)
 }

@@ -5,15 +5,46 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use log::error;
 use proxy_wasm::hostcalls;
 
+use crate::health::Health;
+use crate::identity::cache::Slot;
+
 /// Other workers may write between a read and a write of ours.
 const ATTEMPTS: usize = 16;
 
 /// The same line is not logged again sooner than this.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
+/// A value in the form in which the store has it.
+pub(super) trait Value: Default {
+    /// Reads it; what cannot be read is as good as nothing.
+    fn from_bytes(bytes: &[u8]) -> Option<Self>;
+    fn to_bytes(&self) -> Vec<u8>;
+}
+
+impl Value for Health {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::from_bytes(bytes)
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.to_bytes()
+    }
+}
+
+impl Value for Slot {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::from_bytes(bytes)
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.to_bytes()
+    }
+}
+
 /// What is stored under a key.
-pub(super) fn load(key: &str) -> Option<Vec<u8>> {
-    hostcalls::get_shared_data(key).unwrap_or_default().0
+pub(super) fn load<V: Value>(key: &str) -> V {
+    let (bytes, _) = hostcalls::get_shared_data(key).unwrap_or_default();
+    bytes.and_then(|bytes| V::from_bytes(&bytes)).unwrap_or_default()
 }
 
 /// Puts a value where none is: only what is there can be compared and swapped. Envoy configures the
@@ -24,9 +55,22 @@ pub(super) fn prepare(key: &str, value: &[u8]) {
     }
 }
 
-/// Changes what is stored under a key, as if nobody else did meanwhile; whether it has changed.
-/// `change` may be asked more than once, and leaves the value as it is by returning nothing.
-pub(super) fn change(key: &str, change: &mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>) -> bool {
+/// Changes what is stored under a key, as if nobody else did meanwhile: what it was and what it is then,
+/// or `None` where it stays as it is. `change` may be asked more than once.
+pub(super) fn change<V: Value>(key: &str, change: &dyn Fn(&V) -> Option<V>) -> Option<(V, V)> {
+    let mut changed = None;
+    let is_changed = swap(key, &mut |bytes| {
+        let before = bytes.and_then(V::from_bytes).unwrap_or_default();
+        let after = change(&before)?;
+        let bytes = after.to_bytes();
+        changed = Some((before, after));
+        Some(bytes)
+    });
+    changed.filter(|_| is_changed)
+}
+
+/// The same of bytes; whether they have changed.
+fn swap(key: &str, change: &mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>) -> bool {
     for _ in 0..ATTEMPTS {
         let (before, version) = hostcalls::get_shared_data(key).unwrap_or_default();
         let Some(after) = change(before.as_deref()) else {
@@ -44,7 +88,7 @@ pub(super) fn change(key: &str, change: &mut dyn FnMut(Option<&[u8]>) -> Option<
 /// Then this worker has, for the others to know.
 pub(super) fn may_log(key: &str, now: SystemTime) -> bool {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    change(key, &mut |before| {
+    swap(key, &mut |before| {
         let before = before.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
         // A time that is to come is a clock that was set back.
         let is_recent = before.is_some_and(|before| {

@@ -255,17 +255,8 @@ impl Tokens {
         }
     }
 
-    /// Changes the slot; what it was and what it is then, or `None` where it stays as it is.
     fn change(&self, change: impl Fn(&Slot) -> Option<Slot>) -> Option<(Slot, Slot)> {
-        let mut changed = None;
-        let is_changed = shared::change(&self.key, &mut |bytes| {
-            let before = bytes.and_then(Slot::from_bytes).unwrap_or_default();
-            let after = change(&before)?;
-            let bytes = after.to_bytes();
-            changed = Some((before, after));
-            Some(bytes)
-        });
-        changed.filter(|_| is_changed)
+        shared::change(&self.key, &change)
     }
 
     fn remaining(&self, now: SystemTime) -> Duration {
@@ -288,8 +279,7 @@ impl Tokens {
     }
 
     fn load(&self) -> Slot {
-        let bytes = shared::load(&self.key);
-        bytes.and_then(|bytes| Slot::from_bytes(&bytes)).unwrap_or_default()
+        shared::load(&self.key)
     }
 
     /// One line for each change of state, and none for what stays the same.

@@ -41,18 +41,23 @@ enum Turn {
     Release,
 }
 
-/// What there is of tokens: one look at each serves all that wait.
+/// What there is of tokens and backends: one look at each serves all that wait.
 struct Looks<'w> {
     worker: &'w Worker,
     now: SystemTime,
     found: Vec<OnceCell<Look>>,
-    health: Health,
+    health: OnceCell<Health>,
 }
 
 impl<'w> Looks<'w> {
     fn new(worker: &'w Worker, now: SystemTime) -> Self {
         let found = worker.tokens.iter().map(|_| OnceCell::new()).collect();
-        Self { worker, now, found, health: worker.health(now) }
+        Self { worker, now, found, health: OnceCell::new() }
+    }
+
+    /// At the backends.
+    fn health(&self) -> &Health {
+        self.health.get_or_init(|| self.worker.health(self.now))
     }
 
     /// At the token of the credential at this position.
@@ -138,7 +143,7 @@ impl Waiter {
                 if worker.tokens.len() > 1 {
                     // Another backend's identity may have its token first. That all of them are left
                     // alone is told when there is one.
-                    let _ = dispatch.choose_again(&worker.config, &looks.health, now);
+                    let _ = dispatch.choose_again(&worker.config, looks.health(), now);
                 }
                 match looks.at(dispatch.backend.credential).map(|look| look.admit(now, *deadline)) {
                     // Where Envoy holds some of a body and the request goes on from here, Envoys

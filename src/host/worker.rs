@@ -101,17 +101,17 @@ impl Worker {
     ) -> Result<(), Answer> {
         self.claim_probe(dispatch, now)?;
         let backend = &dispatch.backend;
-        if let Some(recipe) = &mut dispatch.recipe {
-            // The token may be the one of a backend that was chosen before.
-            if recipe.token_for.is_some() && bearer.credential == backend.credential {
-                recipe.token_for = Some(backend.name.as_str().into());
+        match &mut dispatch.recipe {
+            Some(recipe) => {
+                // The token may be the one of a backend that was chosen before.
+                if recipe.token_for.is_some() && bearer.credential == backend.credential {
+                    recipe.token_for = Some(backend.name.as_str().into());
+                }
+                progress::leave_recipe(recipe);
             }
-            progress::leave_recipe(recipe);
-        }
-        if dispatch.recipe.is_none() {
             // The route may have a policy for retries. Nobody looks after those outside of a pool, and a
             // second attempt could do a thing twice.
-            set_header("x-envoy-max-retries", b"0");
+            None => set_header("x-envoy-max-retries", b"0"),
         }
         // In a pool with several identities, the backend stage puts each attempt's own there.
         set_header("authorization", bearer.value.as_bytes());
