@@ -57,10 +57,9 @@ pub(super) struct Bearer {
     expires_at: SystemTime,
 }
 
-/// A fetch of this worker's.
+/// A fetch of this worker's, at one of its steps.
 #[derive(Clone, Copy)]
 struct Fetch {
-    callout: u32,
     claim: u64,
     step: Step,
     /// Of each step.
@@ -77,8 +76,8 @@ pub(super) struct Tokens {
     /// Where the slot is in the store that all workers share.
     key: String,
     bearer: RefCell<Option<Rc<Bearer>>>,
-    /// This worker's fetch, while it is under way.
-    fetch: Cell<Option<Fetch>>,
+    /// This worker's fetch, while it is under way, and the callout whose answer it waits for.
+    fetch: Cell<Option<(u32, Fetch)>>,
     /// Whether others go first, because the proof could not be reached from here.
     is_remote: Cell<bool>,
 }
@@ -159,7 +158,7 @@ impl Tokens {
         });
         if let Some((_, slot)) = claimed {
             let (step, request) = self.credential.begin();
-            self.send(&request, claim, step, timeout(&slot), now, metrics);
+            self.send(&request, Fetch { claim, step, timeout: timeout(&slot) }, now, metrics);
         }
         let slot = self.load();
         if let Readiness::Ready(token) = slot.readiness(now) {
@@ -173,18 +172,10 @@ impl Tokens {
         }
     }
 
-    fn send(
-        &self,
-        request: &Request,
-        claim: u64,
-        step: Step,
-        timeout: Duration,
-        now: SystemTime,
-        metrics: &Metrics,
-    ) {
-        match callout::send(request, timeout) {
-            Ok(callout) => self.fetch.set(Some(Fetch { callout, claim, step, timeout })),
-            Err(nothing) => self.proceed(claim, step, timeout, &nothing, now, metrics),
+    fn send(&self, request: &Request, fetch: Fetch, now: SystemTime, metrics: &Metrics) {
+        match callout::send(request, fetch.timeout) {
+            Ok(callout) => self.fetch.set(Some((callout, fetch))),
+            Err(nothing) => self.proceed(fetch, &nothing, now, metrics),
         }
     }
 
@@ -197,24 +188,17 @@ impl Tokens {
         metrics: &Metrics,
     ) -> bool {
         match self.fetch.get() {
-            Some(fetch) if fetch.callout == callout => {
+            Some((asked, fetch)) if asked == callout => {
                 self.fetch.set(None);
-                self.proceed(fetch.claim, fetch.step, fetch.timeout, reply, now, metrics);
+                self.proceed(fetch, reply, now, metrics);
                 true
             }
             _ => false,
         }
     }
 
-    fn proceed(
-        &self,
-        claim: u64,
-        step: Step,
-        timeout: Duration,
-        reply: &Reply,
-        now: SystemTime,
-        metrics: &Metrics,
-    ) {
+    fn proceed(&self, fetch: Fetch, reply: &Reply, now: SystemTime, metrics: &Metrics) {
+        let Fetch { claim, step, .. } = fetch;
         if step == Step::Proof {
             let was_remote = self.is_remote.replace(reply.is_unreached());
             if reply.is_unreached() && !was_remote {
@@ -225,7 +209,7 @@ impl Tokens {
         }
         let outcome = match self.credential.proceed(step, reply, now, dice(now)) {
             Progress::Ask(request) => {
-                return self.send(&request, claim, Step::Token, timeout, now, metrics);
+                return self.send(&request, Fetch { step: Step::Token, ..fetch }, now, metrics);
             }
             Progress::Done(outcome) => outcome,
         };
@@ -250,7 +234,7 @@ impl Tokens {
 
     /// Leaves a fetch to the others whose answer this worker will not see.
     pub(super) fn release(&self, now: SystemTime) {
-        if let Some(Fetch { claim, .. }) = self.fetch.take() {
+        if let Some((_, Fetch { claim, .. })) = self.fetch.take() {
             self.change(|slot| Some(slot.release(claim, now)));
         }
     }
