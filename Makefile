@@ -86,6 +86,13 @@ bench: wasm ## Measure plain Envoy, the module and Envoy's own filters side by s
 	@command -v wrk >/dev/null || .ci/apt-install wrk
 	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) "$$(.ci/python)" tests/bench $(ARGS)
 
+.PHONY: bench-bodies
+bench-bodies: cargo ## Measure how fast bodies are read: natively, and in wasm where node is here
+	cargo run --quiet --locked --release --example bodies
+	.ci/cargo-wasm build --quiet --locked --release --example bodies
+	@! command -v node >/dev/null || \
+	  node tests/bench/bodies.mjs "$$AOAI_CACHE/wasm/wasm32-unknown-unknown/release/examples/bodies.wasm"
+
 .PHONY: clean
 clean: ## Remove what was built here (not the cache: $AOAI_CACHE)
 	rm -rf target dist

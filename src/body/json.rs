@@ -5,13 +5,15 @@
 //! and brackets and on bytes that JSON does not have outside strings. So no comment, quote or second
 //! document can hide from this reader what a generous parser would see.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use super::skip::{self, Skipped};
 use super::{is_model, BodyError, ModelField, LONGEST_VALUE};
 use crate::config::Node;
 
 /// The longest spelling of a key that could be wanted: every letter as `\uXXXX`, and the quotes.
-const LONGEST_KEY: usize = "prompt_cache_key".len() * "\\u0000".len() + 2;
+pub(super) const LONGEST_KEY: usize = "prompt_cache_key".len() * "\\u0000".len() + 2;
 
 /// Reads a JSON object in pieces.
 #[derive(Debug, Default)]
@@ -19,6 +21,8 @@ pub struct JsonReader {
     state: State,
     /// How many bytes came before the current piece.
     offset: usize,
+    /// What earlier pieces had of the key or value that is being read, without the opening quote.
+    text: Vec<u8>,
     model: Option<ModelField>,
     /// Other fields by name, with their texts as soon as those are known. Of several the first counts.
     wanted: Vec<(&'static str, Option<String>)>,
@@ -33,7 +37,7 @@ enum Field {
     Other,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 enum State {
     /// Before the object.
     #[default]
@@ -42,34 +46,33 @@ enum State {
     FirstKey,
     /// Behind a comma: a key.
     Key,
-    /// In a key.
-    InKey(Text),
+    /// In a string that is kept.
+    Kept { kept: Kept, escaped: bool },
     /// Behind a key.
     Colon { field: Field },
     /// Behind a colon.
     Value { field: Field },
-    /// In a string that is the value of a field, which began at this offset.
-    InText { field: Field, text: Text, start: usize },
-    /// In another top-level string.
-    InString { escaped: bool },
+    /// In another string of the top level: a key that is too long to be wanted, or a value.
+    Skipped { is_key: bool, escaped: bool },
     /// In a number, `true`, `false` or `null`.
     InScalar,
-    /// In a nested value.
-    Nested { depth: usize, string: Option<Escaped> },
+    /// In a nested value; in a string of it, behind a backslash or not.
+    Nested { depth: usize, string: Option<bool> },
     /// Behind a value: a comma or the end.
     Comma,
     /// Behind the object.
     End,
 }
 
-type Escaped = bool;
-
-/// A string as it is written, with its quotes, up to a limit.
-#[derive(Debug, Default)]
-struct Text {
-    raw: Vec<u8>,
-    too_long: bool,
-    escaped: bool,
+/// What a string is that is kept.
+#[derive(Debug, Clone, Copy)]
+enum Kept {
+    Key,
+    /// The value of a field, which begins at this offset.
+    Value {
+        field: Field,
+        start: usize,
+    },
 }
 
 impl JsonReader {
@@ -79,24 +82,8 @@ impl JsonReader {
 
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), BodyError> {
         let mut rest = piece;
-        while let Some((&byte, behind)) = rest.split_first() {
-            // What is not looked at byte by byte: the inside of strings.
-            if let State::InString { escaped: false } | State::Nested { string: Some(false), .. } =
-                self.state
-            {
-                let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
-                match plain {
-                    None => break,
-                    Some(0) => {}
-                    Some(length) => {
-                        rest = rest.get(length..).unwrap_or_default();
-                        continue;
-                    }
-                }
-            }
-            let position = self.offset + (piece.len() - rest.len());
-            self.step(byte, position)?;
-            rest = behind;
+        while !rest.is_empty() {
+            rest = self.read(rest, self.offset + (piece.len() - rest.len()))?;
         }
         self.offset += piece.len();
         Ok(())
@@ -117,9 +104,34 @@ impl JsonReader {
         self.wanted.iter().find(|(wanted, _)| *wanted == name)?.1.as_deref()
     }
 
+    /// Reads the next token, or as much of it as is here, and returns what stands behind it. The first
+    /// byte stands at this offset.
+    fn read<'a>(&mut self, rest: &'a [u8], position: usize) -> Result<&'a [u8], BodyError> {
+        match self.state {
+            State::Kept { kept, escaped } => self.keep(kept, escaped, rest, position),
+            State::Skipped { is_key, escaped } => {
+                let (skipped, rest) = skip::string(rest, escaped)?;
+                self.state = match skipped {
+                    Skipped::Whole if is_key => State::Colon { field: Field::Other },
+                    Skipped::Whole => State::Comma,
+                    Skipped::Part { escaped } => State::Skipped { is_key, escaped },
+                };
+                Ok(rest)
+            }
+            State::Nested { depth, string } => self.skip_nested(depth, string, rest),
+            _ => match rest {
+                [byte, behind @ ..] => {
+                    self.step(*byte, position)?;
+                    Ok(behind)
+                }
+                [] => Ok(rest),
+            },
+        }
+    }
+
+    /// Reads a byte between strings and nested values.
     fn step(&mut self, byte: u8, position: usize) -> Result<(), BodyError> {
-        let state = std::mem::take(&mut self.state);
-        self.state = match (state, byte) {
+        self.state = match (self.state, byte) {
             (
                 state @ (State::Start
                 | State::FirstKey
@@ -132,15 +144,13 @@ impl JsonReader {
             ) => state,
             (State::Start, b'{') => State::FirstKey,
             (State::FirstKey | State::Comma, b'}') => State::End,
-            (State::FirstKey | State::Key, b'"') => State::InKey(Text::opened()),
-            (State::InKey(mut text), byte) => match text.add(byte, LONGEST_KEY)? {
-                Ended::NotYet => State::InKey(text),
-                Ended::Here => State::Colon { field: self.field(&text)? },
-            },
+            (State::FirstKey | State::Key, b'"') => State::Kept { kept: Kept::Key, escaped: false },
             (State::Colon { field }, b':') => State::Value { field },
-            (State::Value { field: Field::Other }, b'"') => State::InString { escaped: false },
+            (State::Value { field: Field::Other }, b'"') => {
+                State::Skipped { is_key: false, escaped: false }
+            }
             (State::Value { field }, b'"') => {
-                State::InText { field, text: Text::opened(), start: position }
+                State::Kept { kept: Kept::Value { field, start: position }, escaped: false }
             }
             (State::Value { field }, b'{' | b'[') => {
                 self.found(field, None, position..position)?;
@@ -151,48 +161,109 @@ impl JsonReader {
                 State::InScalar
             }
             (State::InScalar, byte) if is_scalar(byte) => State::InScalar,
-            (State::InText { field, mut text, start }, byte) => {
-                match text.add(byte, LONGEST_VALUE)? {
-                    Ended::NotYet if text.too_long => {
-                        self.found(field, None, start..position)?;
-                        State::InString { escaped: text.escaped }
-                    }
-                    Ended::NotYet => State::InText { field, text, start },
-                    Ended::Here => {
-                        self.found(field, text.decode(), start..position + 1)?;
-                        State::Comma
-                    }
-                }
-            }
-            (State::InString { escaped }, byte) => match in_string(byte, escaped)? {
-                Some(escaped) => State::InString { escaped },
-                None => State::Comma,
-            },
             (State::InScalar, b' ' | b'\t' | b'\r' | b'\n') => State::Comma,
             (State::InScalar | State::Comma, b',') => State::Key,
             (State::InScalar, b'}') => State::End,
-            (State::Nested { depth, string: Some(escaped) }, byte) => {
-                State::Nested { depth, string: in_string(byte, escaped)? }
-            }
-            (State::Nested { depth, string: None }, byte) => match byte {
-                b'"' => State::Nested { depth, string: Some(false) },
-                b'{' | b'[' => State::Nested { depth: depth + 1, string: None },
-                b'}' | b']' if depth == 1 => State::Comma,
-                b'}' | b']' => State::Nested { depth: depth - 1, string: None },
-                b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' => State::Nested { depth, string: None },
-                byte if is_scalar(byte) => State::Nested { depth, string: None },
-                _ => return Err(BodyError::Unreadable),
-            },
             _ => return Err(BodyError::Unreadable),
         };
         Ok(())
     }
 
-    fn field(&self, key: &Text) -> Result<Field, BodyError> {
-        if key.too_long {
-            return Ok(Field::Other);
+    /// Reads a string that is kept as long as it is not too long.
+    fn keep<'a>(
+        &mut self,
+        kept: Kept,
+        escaped: bool,
+        rest: &'a [u8],
+        position: usize,
+    ) -> Result<&'a [u8], BodyError> {
+        let limit = match kept {
+            Kept::Key => LONGEST_KEY,
+            Kept::Value { .. } => LONGEST_VALUE,
+        };
+        // The opening quote counts, and is not kept.
+        let (here, beyond) =
+            rest.split_at_checked(limit - 1 - self.text.len()).unwrap_or((rest, &[]));
+        let (skipped, behind) = skip::string(here, escaped)?;
+        match skipped {
+            Skipped::Whole => {
+                let length = here.len() - behind.len();
+                let end = position + length;
+                let here = here.get(..length - 1).unwrap_or_default();
+                // Most strings come in one piece, and are read where they are.
+                let earlier = std::mem::take(&mut self.text);
+                if earlier.is_empty() {
+                    self.kept(kept, here, end)?;
+                } else {
+                    self.kept(kept, &[earlier.as_slice(), here].concat(), end)?;
+                }
+                Ok(rest.get(length..).unwrap_or_default())
+            }
+            Skipped::Part { escaped } if beyond.is_empty() => {
+                self.text.extend_from_slice(here);
+                self.state = State::Kept { kept, escaped };
+                Ok(beyond)
+            }
+            Skipped::Part { escaped } => {
+                self.text.clear();
+                let is_key = matches!(kept, Kept::Key);
+                if let (Kept::Value { field, .. }, [0x20..=0xff, ..]) = (kept, beyond) {
+                    self.found(field, None, position..position)?;
+                }
+                self.state = State::Skipped { is_key, escaped };
+                Ok(beyond)
+            }
         }
-        let name = key.decode().ok_or(BodyError::Unreadable)?;
+    }
+
+    /// Keeps what a string says whose bytes, without quotes, are all here.
+    fn kept(&mut self, kept: Kept, text: &[u8], end: usize) -> Result<(), BodyError> {
+        self.state = match kept {
+            Kept::Key => State::Colon { field: self.field(text)? },
+            Kept::Value { field, start } => {
+                self.found(field, decode(text).map(Cow::into_owned), start..end)?;
+                State::Comma
+            }
+        };
+        Ok(())
+    }
+
+    fn skip_nested<'a>(
+        &mut self,
+        mut depth: usize,
+        mut string: Option<bool>,
+        mut rest: &'a [u8],
+    ) -> Result<&'a [u8], BodyError> {
+        loop {
+            if let Some(escaped) = string {
+                let (skipped, behind) = skip::string(rest, escaped)?;
+                rest = behind;
+                if let Skipped::Part { escaped } = skipped {
+                    self.state = State::Nested { depth, string: Some(escaped) };
+                    return Ok(rest);
+                }
+                string = None;
+            }
+            rest = skip::between_strings(rest);
+            match rest {
+                [] => {
+                    self.state = State::Nested { depth, string };
+                    return Ok(rest);
+                }
+                [b'"', behind @ ..] => (string, rest) = (Some(false), behind),
+                [b'{' | b'[', behind @ ..] => (depth, rest) = (depth + 1, behind),
+                [b'}' | b']', behind @ ..] if depth == 1 => {
+                    self.state = State::Comma;
+                    return Ok(behind);
+                }
+                [b'}' | b']', behind @ ..] => (depth, rest) = (depth - 1, behind),
+                _ => return Err(BodyError::Unreadable),
+            }
+        }
+    }
+
+    fn field(&self, key: &[u8]) -> Result<Field, BodyError> {
+        let name = decode(key).ok_or(BodyError::Unreadable)?;
         if is_model(&name)? {
             return if self.model.is_some() { Err(BodyError::TwoModels) } else { Ok(Field::Model) };
         }
@@ -228,50 +299,13 @@ fn is_scalar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
 }
 
-/// Where a string goes on: behind an escape or not, or `None` where it has ended.
-fn in_string(byte: u8, escaped: Escaped) -> Result<Option<Escaped>, BodyError> {
-    match (byte, escaped) {
-        (0..=0x1f, _) => Err(BodyError::Unreadable),
-        (_, true) => Ok(Some(false)),
-        (b'\\', false) => Ok(Some(true)),
-        (b'"', false) => Ok(None),
-        _ => Ok(Some(false)),
+/// The text of a string, whose bytes are given without quotes, unless it is no valid JSON string.
+fn decode(text: &[u8]) -> Option<Cow<'_, str>> {
+    if !text.contains(&b'\\') {
+        return std::str::from_utf8(text).ok().map(Cow::Borrowed);
     }
-}
-
-enum Ended {
-    NotYet,
-    Here,
-}
-
-impl Text {
-    fn opened() -> Self {
-        Self { raw: vec![b'"'], ..Self::default() }
-    }
-
-    fn add(&mut self, byte: u8, limit: usize) -> Result<Ended, BodyError> {
-        if self.raw.len() < limit {
-            self.raw.push(byte);
-        } else {
-            self.too_long = true;
-        }
-        Ok(match in_string(byte, self.escaped)? {
-            Some(escaped) => {
-                self.escaped = escaped;
-                Ended::NotYet
-            }
-            None => Ended::Here,
-        })
-    }
-
-    /// The text, unless it is too long or no valid JSON string.
-    fn decode(&self) -> Option<String> {
-        if self.too_long {
-            return None;
-        }
-        match Node::from_json(&self.raw) {
-            Ok(Node::String(text)) => Some(text),
-            _ => None,
-        }
+    match Node::from_json(&[b"\"", text, b"\""].concat()) {
+        Ok(Node::String(text)) => Some(Cow::Owned(text)),
+        _ => None,
     }
 }

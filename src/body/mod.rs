@@ -7,6 +7,7 @@
 
 mod json;
 mod multipart;
+mod skip;
 
 use std::ops::Range;
 
@@ -86,7 +87,7 @@ pub enum ModelReader {
     /// See [`BodyFormat::Json`].
     Json(JsonReader),
     /// See [`BodyFormat::Multipart`].
-    Multipart(MultipartReader),
+    Multipart(Box<MultipartReader>),
 }
 
 impl BodyFormat {
@@ -126,7 +127,9 @@ impl BodyFormat {
     pub fn reader(&self, wanted: impl Iterator<Item = &'static str>) -> ModelReader {
         match self {
             Self::Json => ModelReader::Json(JsonReader::new(wanted)),
-            Self::Multipart { boundary } => ModelReader::Multipart(MultipartReader::new(boundary)),
+            Self::Multipart { boundary } => {
+                ModelReader::Multipart(Box::new(MultipartReader::new(boundary)))
+            }
         }
     }
 }

@@ -4,12 +4,15 @@
 //! one see a different form: delimiters stand behind CRLF, a part has one plain `name`, and whatever
 //! looks like a delimiter without being one is refused.
 
-use memchr::memmem;
+use memchr::{memchr2, memmem};
 
 use super::{is_model, BodyError, ModelField, LONGEST_VALUE};
 
 /// The longest header section of a part; browsers and SDKs write two short lines.
 const LONGEST_HEADERS: usize = 4096;
+
+/// How much of a piece is put behind what is pending at once.
+const CONTINUATION: usize = 256;
 
 /// RFC 2046, 5.1.1.
 const LONGEST_BOUNDARY: usize = 70;
@@ -19,10 +22,12 @@ const LONGEST_BOUNDARY: usize = 70;
 pub struct MultipartReader {
     /// `--` and the boundary.
     dashed: Vec<u8>,
+    /// Finds that.
+    finder: memmem::Finder<'static>,
     state: State,
-    /// What has come and is not decided yet.
+    /// The end of what has come, if that is not decided yet.
     pending: Vec<u8>,
-    /// How many bytes of the body were decided before `pending`.
+    /// How many bytes of the body are decided.
     offset: usize,
     model: Option<ModelField>,
 }
@@ -53,8 +58,10 @@ enum Step {
 
 impl MultipartReader {
     pub(super) fn new(boundary: &str) -> Self {
+        let dashed = [b"--", boundary.as_bytes()].concat();
         Self {
-            dashed: [b"--", boundary.as_bytes()].concat(),
+            finder: memmem::Finder::new(&dashed).into_owned(),
+            dashed,
             state: State::Start,
             pending: Vec::new(),
             offset: 0,
@@ -63,9 +70,33 @@ impl MultipartReader {
     }
 
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), BodyError> {
-        let mut pending = std::mem::take(&mut self.pending);
-        pending.extend_from_slice(piece);
-        let mut rest = pending.as_slice();
+        let mut rest = piece;
+        // What is pending is continued until all of it is decided: a piece is long, and not copied.
+        while !self.pending.is_empty() {
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let (next, behind) = rest.split_at_checked(CONTINUATION).unwrap_or((rest, &[]));
+            let mut pending = std::mem::take(&mut self.pending);
+            let earlier = pending.len();
+            pending.extend_from_slice(next);
+            let undecided = self.read(&pending)?.len();
+            if undecided > next.len() {
+                let decided = pending.len() - undecided;
+                pending.drain(..decided);
+                self.pending = pending;
+                rest = behind;
+            } else {
+                rest = rest.get(pending.len() - undecided - earlier..).unwrap_or_default();
+            }
+        }
+        let undecided = self.read(rest)?;
+        self.pending.extend_from_slice(undecided);
+        Ok(())
+    }
+
+    /// Reads what stands behind the decided bytes, and returns what remains undecided.
+    fn read<'a>(&mut self, mut rest: &'a [u8]) -> Result<&'a [u8], BodyError> {
         while let Step::Take(length, state) = self.step(rest)? {
             rest = rest.get(length..).unwrap_or_default();
             self.offset += length;
@@ -74,11 +105,7 @@ impl MultipartReader {
                 break;
             }
         }
-        // Once for each piece: moving the rest at every step would take quadratic time.
-        let decided = pending.len() - rest.len();
-        pending.drain(..decided);
-        self.pending = pending;
-        Ok(())
+        Ok(rest)
     }
 
     pub(super) fn finish(&self) -> Result<(), BodyError> {
@@ -154,7 +181,7 @@ impl MultipartReader {
         }
         let value = rest.get(..length).unwrap_or_default();
         // What another parser could take for a delimiter, such as that of a part without content.
-        if memmem::find(value, &self.dashed).is_some() {
+        if self.finder.find(value).is_some() {
             return Err(BodyError::Unreadable);
         }
         let name = std::str::from_utf8(value).map_err(|_| BodyError::NotAString)?;
@@ -171,12 +198,19 @@ impl MultipartReader {
             (None, Some(one)) => [behind[1], rest.get(one).copied().unwrap_or(0)],
             _ => behind,
         };
-        if let Some(at) = memmem::find(rest, &self.dashed) {
+        if let Some(at) = self.finder.find(rest) {
+            let end = at + self.dashed.len();
             return match before(at) {
-                [b'\r', b'\n'] => Ok(Step::Take(at + self.dashed.len(), State::Delimiter)),
+                [b'\r', b'\n'] => Ok(Step::Take(end, State::Delimiter)),
                 // A line break to some parsers, and none to others.
                 [_, b'\n' | b'\r'] => Err(BodyError::Unreadable),
-                _ => Ok(Step::Take(at + 1, State::Content { behind: before(at + 1) })),
+                // No other place counts up to the next line break, which is not within a boundary: one of
+                // dashes is found everywhere in a line of them.
+                _ => {
+                    let behind = rest.get(end..).unwrap_or_default();
+                    let end = end + memchr2(b'\r', b'\n', behind).unwrap_or(behind.len());
+                    Ok(Step::Take(end, State::Content { behind: before(end) }))
+                }
             };
         }
         // All but what could be the beginning of a delimiter.

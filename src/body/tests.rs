@@ -1,6 +1,10 @@
+mod reference;
+
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use super::*;
+use reference::Reference;
 
 type Outcome = Result<Option<(&'static str, &'static str)>, BodyError>;
 
@@ -114,6 +118,11 @@ fn the_model_of_json() {
         ("comment", r#"{"model":"a"/*","model":"b"*/}"#, Err(Unreadable)),
         ("comment in a nested value", r#"{"x":[/*"]*/],"model":"a"}"#, Err(Unreadable)),
         ("line feed in a string", "{\"x\":\"\n\",\"model\":\"a\"}", Err(Unreadable)),
+        (
+            "line feed where a value becomes too long",
+            &format!("{{\"model\":\"{}\n", "m".repeat(511)),
+            Err(Unreadable),
+        ),
         ("byte order mark", "\u{feff}{\"model\":\"a\"}", Err(Unreadable)),
         ("UTF-16", "{\0\"\0m\0", Err(Unreadable)),
         ("nul", "{\"model\":\"a\"}\0", Err(Unreadable)),
@@ -296,7 +305,128 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+#[test]
+fn every_byte_in_every_place_is_read_as_a_reader_that_looks_at_every_byte_does() {
+    let body = format!(
+        r#"{{"x": [{{"y":"{}"}},{}], "{}": "{}","model":"m"}}"#,
+        "s".repeat(80),
+        "1,".repeat(20),
+        "k".repeat(20),
+        "v".repeat(20)
+    );
+    for place in 0..body.len() {
+        for byte in 0..=u8::MAX {
+            let mut body = body.clone().into_bytes();
+            body[place] = byte;
+            let mut reader = BodyFormat::Json.reader(AFFINITY_FIELDS.into_iter());
+            let mut reference = Reference::new(AFFINITY_FIELDS.into_iter());
+            let result = reader.push(&body);
+            assert_eq!(result, reference.push(&body), "{byte:#x} at {place}");
+            if result.is_ok() {
+                assert_eq!(reader.finish(), reference.finish(), "{byte:#x} at {place}");
+                assert_eq!(reader.model(), reference.model(), "{byte:#x} at {place}");
+            }
+        }
+    }
+}
+
+/// JSON objects that are nearly right, with strings about as long as what is skipped or kept at once.
+fn nearly_json() -> impl Strategy<Value = Vec<u8>> {
+    let run = prop_oneof![0_usize..70, 80_usize..110, 490_usize..530];
+    let piece = (
+        "[a ~\u{e9}]",
+        run,
+        prop::sample::select(vec!["", r"\n", r#"\""#, r"\\", r"\u0065", r"\x", "\u{7f}"]),
+    )
+        .prop_map(|(fill, length, end)| fill.repeat(length) + end);
+    let text =
+        prop::collection::vec(piece, 0..3).prop_map(|pieces| format!("\"{}\"", pieces.concat()));
+    let leaf = prop_oneof![
+        3 => text.clone(),
+        1 => "(-?[0-9]{1,3}(\\.[0-9]{1,9}(e[+-]3)?)?|true|null|[ \t\r\n]{0,30}1)",
+    ];
+    let value = leaf.prop_recursive(3, 16, 6, |inner| {
+        let inner = prop::collection::vec(inner, 0..6);
+        let array = inner.clone().prop_map(|values| format!("[{}]", values.join(",")));
+        let object = inner.prop_map(|values| format!("{{\"a\":{}}}", values.join(", \"b\" : ")));
+        prop_oneof![array, object]
+    });
+    let names = [
+        r#""model""#,
+        r#""mod\u0065l""#,
+        r#""Model""#,
+        r#""user""#,
+        r#""us\u0065r""#,
+        r#""prompt_cache_key""#,
+    ];
+    let key =
+        prop_oneof![3 => prop::sample::select(names.to_vec()).prop_map(str::to_owned), 1 => text];
+    let object = prop::collection::vec((key, value), 0..5).prop_map(|fields| {
+        let fields: Vec<String> =
+            fields.iter().map(|(key, value)| format!("{key}:{value}")).collect();
+        format!("{{{}}}", fields.join(","))
+    });
+    let byte = prop_oneof![prop::sample::select(b"\"\\\n\x1f {}[]:,1/\xff".to_vec()), any::<u8>()];
+    (object, prop::collection::vec((any::<Index>(), byte, any::<bool>()), 0..3)).prop_map(
+        |(object, edits)| {
+            let mut body = object.into_bytes();
+            for (at, byte, inserts) in edits {
+                let at = at.index(body.len());
+                let end = if inserts { at } else { at + 1 };
+                body.splice(at..end, [byte]);
+            }
+            body
+        },
+    )
+}
+
 proptest! {
+    #[test]
+    fn the_reader_of_json_finds_what_one_finds_that_looks_at_every_byte(
+        body in nearly_json(),
+        cuts in prop::collection::vec(any::<Index>(), 0..6),
+    ) {
+        let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len() + 1)).collect();
+        ends.push(body.len());
+        ends.sort_unstable();
+        let mut reader = BodyFormat::Json.reader(AFFINITY_FIELDS.into_iter());
+        let mut reference = Reference::new(AFFINITY_FIELDS.into_iter());
+        let mut start = 0;
+        for end in ends {
+            let piece = &body[start..end];
+            start = end;
+            let result = reader.push(piece);
+            prop_assert_eq!(result, reference.push(piece));
+            if result.is_err() {
+                return Ok(());
+            }
+            prop_assert_eq!(reader.model(), reference.model());
+            prop_assert_eq!(reader.finish(), reference.finish());
+            prop_assert_eq!(
+                AFFINITY_FIELDS.map(|field| reader.text(field)),
+                AFFINITY_FIELDS.map(|field| reference.text(field))
+            );
+        }
+    }
+
+    #[test]
+    fn a_boundary_of_dashes_counts_behind_a_line_break_only(
+        content in prop::collection::vec(prop::sample::select(b"----x\r\n".to_vec()), 0..60),
+        size in 1_usize..40,
+    ) {
+        let head = |name| format!("----\r\nContent-Disposition: form-data; name={name}\r\n\r\n");
+        let content = String::from_utf8(content).unwrap();
+        let body = format!("{}{content}\r\n{}m\r\n------", head("file"), head("model"));
+        let form = BodyFormat::Multipart { boundary: "--".to_owned() };
+        let behind_break = format!("\n{content}");
+        let expected = if behind_break.contains("\n----") || behind_break.contains("\r----") {
+            Err(BodyError::Unreadable)
+        } else {
+            Ok(Some(("m".to_owned(), "m".to_owned())))
+        };
+        prop_assert_eq!(read(&form, body.as_bytes(), size), expected);
+    }
+
     #[test]
     fn a_json_object_has_the_model_that_a_whole_parser_finds(
         before in prop::collection::vec(("[a-l]{0,4}", json()), 0..3),
