@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64ct::{Base64UrlUnpadded, Encoding};
+use base64::prelude::{Engine, BASE64_URL_SAFE_NO_PAD};
 
 use super::printable;
 use crate::config::Node;
@@ -40,7 +40,7 @@ impl Claims {
         else {
             return None;
         };
-        let claims = Base64UrlUnpadded::decode_vec(claims.trim_end_matches('=')).ok()?;
+        let claims = BASE64_URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
         let claims = Node::from_json(&claims).ok()?;
         claims.as_object()?;
         let text = |name| claims.field(name).and_then(Node::as_str).map(printable);
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     fn token(claims: &str) -> String {
-        format!("e30.{}.c2ln", Base64UrlUnpadded::encode_string(claims.as_bytes()))
+        format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims.as_bytes()))
     }
 
     #[test]
