@@ -4,13 +4,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
-use super::claims::is_jwt;
 use super::date;
 use super::secret::Secret;
 use super::Failure;
 use crate::config::Node;
 
-/// A token is a JWT of one to three KiB; more than this is none, and would not fit into a header.
+/// Azure's tokens have one to three KiB; more than this would not fit into a header.
 const LONGEST: usize = 16 * 1024;
 
 /// No token lives longer (Azure's managed identities: 24 h); a later expiry is a wrong clock.
@@ -42,9 +41,9 @@ pub enum TokenError {
     /// There is no `access_token`.
     #[error("the answer has no access_token")]
     NoToken,
-    /// The token has another form, or is far too long.
-    #[error("the access_token is not a JSON Web Token")]
-    NotAJwt,
+    /// The token is empty, far too long, or has other characters than visible ASCII.
+    #[error("the access_token cannot be sent in a header")]
+    NotAHeaderValue,
     /// The token is of another type.
     #[error("the token_type is not Bearer")]
     OtherType,
@@ -73,8 +72,10 @@ impl Token {
         let seconds = |name| answer.field(name).and_then(seconds);
 
         let token = text("access_token").ok_or(TokenError::NoToken)?;
-        if token.len() > LONGEST || !is_jwt(token) {
-            return Err(TokenError::NotAJwt);
+        // What it consists of is between those who issue it and those who accept it.
+        let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !(1..=LONGEST).contains(&token.len()) || !is_sendable {
+            return Err(TokenError::NotAHeaderValue);
         }
         if text("token_type").is_some_and(|kind| !kind.eq_ignore_ascii_case("Bearer")) {
             return Err(TokenError::OtherType);
@@ -149,6 +150,8 @@ mod tests {
     #[test]
     fn every_form_of_an_answer_is_read() {
         use TokenError::*;
+        let of_length =
+            |length| format!(r#"{{"access_token":"{}","expires_in":600}}"#, "t".repeat(length));
         let rows = [
             (
                 "strings",
@@ -201,14 +204,24 @@ mod tests {
                 Err(NoToken),
             ),
             ("null", r#"{"access_token":null,"expires_in":600}"#, Err(NoToken)),
-            ("empty token", r#"{"access_token":"","expires_in":600}"#, Err(NotAJwt)),
-            ("line break", r#"{"access_token":"h.p.s\r\nx: y","expires_in":600}"#, Err(NotAJwt)),
+            ("opaque", r#"{"access_token":"~aB3/+-._==","expires_in":600}"#, Ok((300, 600))),
+            ("opaque, no expiry", r#"{"access_token":"opaque"}"#, Err(NoExpiry)),
+            ("as long as may be", &of_length(16 * 1024), Ok((300, 600))),
+            ("too long", &of_length(16 * 1024 + 1), Err(NotAHeaderValue)),
+            ("empty token", r#"{"access_token":"","expires_in":600}"#, Err(NotAHeaderValue)),
+            ("space", r#"{"access_token":"two words","expires_in":600}"#, Err(NotAHeaderValue)),
+            (
+                "line break",
+                r#"{"access_token":"h.p.s\r\nx: y","expires_in":600}"#,
+                Err(NotAHeaderValue),
+            ),
+            ("no ASCII", r#"{"access_token":"caf\u00e9","expires_in":600}"#, Err(NotAHeaderValue)),
+            ("delete", r#"{"access_token":"a\u007f","expires_in":600}"#, Err(NotAHeaderValue)),
             (
                 "another type",
                 r#"{"access_token":"h.p.s","expires_in":600,"token_type":"pop"}"#,
                 Err(OtherType),
             ),
-            ("no JWT", r#"{"access_token":"opaque","expires_in":600}"#, Err(NotAJwt)),
             (
                 "a date",
                 r#"{"access_token":"h.p.s","expires_on":"11/14/2023 11:13:20 PM +00:00"}"#,

@@ -376,7 +376,7 @@ def test_every_refusal_of_the_machines_endpoint_is_explained(
     ("empty", "the answer is not a JSON object"),
     ("no JSON", "the answer is not a JSON object"),
     ("oversized", "the answer is not a JSON object"),
-    ("not a JWT", "the access_token is not a JSON Web Token"),
+    ("not a header value", "the access_token cannot be sent in a header"),
     ("expired", "the token's expiry is not plausible$"),
 ])
 def test_an_endpoint_in_trouble_is_told(azure: AzureSim, resource: Resource, fault: str, text: str
@@ -409,6 +409,17 @@ def test_a_token_for_somebody_else_is_a_warning(azure: AzureSim, resource: Resou
     assert (step["result"], step["audience"]) == ("warn", "https://management.azure.com")
     assert "it was asked for https://cognitiveservices.azure.com" in step["text"]
     assert found.step(CALL)["diagnosis"] == "token_rejected"
+
+
+def test_a_token_whose_claims_cannot_be_read_is_used(azure: AzureSim, resource: Resource) -> None:
+    azure.identity.script.always(azure.identity.granted(token="opaque"))
+    found = examined(azure, settings(resource), *by_imds(azure, resource))
+    step = found.step(TOKEN)
+    assert (step["result"], step.get("audience")) == ("ok", None)
+    assert step["text"].endswith("; its claims cannot be read")
+    # Simulated Azure knows only its own.
+    assert found.step(CALL)["diagnosis"] == "token_rejected"
+    assert [one.header("authorization") for one in resource.requests] == ["Bearer opaque"]
 
 
 def test_an_identity_of_nobody_is_not_asked(azure: AzureSim, resource: Resource) -> None:

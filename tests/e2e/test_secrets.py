@@ -23,7 +23,8 @@ from e2e.wire import Closed, request
 
 KEYS = ("aoai_MARKED-key-of-a-subscription", "aoai_MARKED-second-key")
 WRONG_KEY = "aoai_MARKED-but-wrong"
-FAULTS = ("500", "429 plain text", "reset", "half of the JSON", "oversized", "not a JWT", "expired")
+FAULTS = ("500", "429 plain text", "reset", "half of the JSON", "oversized", "not a header value",
+          "expired")
 POOL = ("ok-managed-identity", "ok-client-secret")
 POOLED = "pooled"
 
@@ -216,7 +217,7 @@ def test_the_run_has_met_everything(seen: Seen) -> None:
             "network_denied"} <= set(seen.diagnoses)
     assert "[trace][wasm]" in seen.log and len(seen.secrets) > 10
     for mark in ("client_secret_expired", "application_not_found", "identity_not_found",
-                 "not a JSON Web Token", "role_missing"):
+                 "cannot be sent in a header", "role_missing"):
         assert mark in seen.log
 
 

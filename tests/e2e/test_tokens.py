@@ -61,6 +61,17 @@ def test_the_endpoint_is_asked_as_imds_wants_it(
     assert seen.body == b""
 
 
+def test_a_token_that_is_no_jwt_is_used(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    azure.identity.script.always(azure.identity.granted(token="opaque~token/+=="))
+    with start_gateway(settings(resource)) as gateway:
+        gateway.envoy.wait_for_stat(FETCHES + "success")
+        resource.script.then(Answer(200, body={}))
+        assert chat(gateway).status_code == 200
+    assert [one.header_values("authorization") for one in resource.requests] == [
+        ["Bearer opaque~token/+=="]]
+
+
 def test_a_crowd_at_a_cold_start_is_served_from_one_fetch(
         azure: AzureSim, resource: Resource, start_gateway: Start, workers: int) -> None:
     gate = closed_gate(azure)

@@ -58,7 +58,9 @@ fn check(read: Read, reply: &Reply, dice: u64) -> Result<(), TestCaseError> {
             let succeeded = matches!(reply, Reply::Answer { status: 200, .. });
             let secret = token.secret.expose();
             prop_assert!(
-                succeeded && is_jwt(secret) && secret.bytes().all(|byte| byte.is_ascii_graphic())
+                succeeded
+                    && !secret.is_empty()
+                    && secret.bytes().all(|byte| byte.is_ascii_graphic())
             );
             prop_assert!(token.refresh_at < token.expires_at && token.expires_at > now());
             prop_assert!(token.refresh_at >= now() && token.expires_at <= now() + LONGEST_LIFE);

@@ -14,7 +14,7 @@ from .managed_identity import ManagedIdentityEndpoint
 from .script import Step
 
 # Marked, so that it can be searched for like a token.
-NOT_A_TOKEN = "opaque-text-that-is-no-jwt"
+NOT_A_TOKEN = "text with spaces, which is no token"
 OVERSIZE = 64 * 1024 + 1
 
 
@@ -38,7 +38,7 @@ def of(endpoint: Union[ManagedIdentityEndpoint, Entra]) -> Dict[str, Step]:
         "half of the JSON": Answer(200, [("Content-Type", "application/json")],
                                    whole[:len(whole) // 2]),
         "oversized": padded(endpoint.granted(), OVERSIZE),
-        "not a JWT": endpoint.granted(token=NOT_A_TOKEN),
+        "not a header value": endpoint.granted(token=NOT_A_TOKEN),
         "expired": endpoint.granted(lifetime=-3600.0),
     }
 
