@@ -2,7 +2,7 @@
 export AOAI_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aoai-filter
 # The current Envoy, fetched where none is installed, and the oldest that the module works in.
 export ENVOY_VERSION ?= 1.40.0
-ENVOY_OLDEST := 1.36.4
+ENVOY_OLDEST := 1.37.0
 
 # How many inputs make fuzz gives to each parser: a minute or two for all of them.
 FUZZ_CASES ?= 200000
