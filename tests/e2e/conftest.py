@@ -46,11 +46,11 @@ def start_envoy() -> Iterator[Callable[..., Envoy]]:
 
 @pytest.fixture(scope="module")
 def start_gateway(azure: AzureSim, workers: int) -> Iterator[Callable[..., Gateway]]:
-    """`start_gateway(config, **options)`: Envoy with the filter, of either number of workers, which
-    ends with the module. Options are those of `Gateway` and `bootstrap.Options`."""
+    """`start_gateway(document, **options)`: Envoy with the filter, of either number of workers, which
+    ends with the module. Options are those of `Gateway`."""
     with contextlib.ExitStack() as stack:
-        def start(config: Any, **options: Any) -> Gateway:
-            return stack.enter_context(Gateway(config, azure, **{"workers": workers, **options}))
+        def start(document: Dict[str, Any], **options: Any) -> Gateway:
+            return stack.enter_context(Gateway(document, azure, **{"workers": workers, **options}))
         yield start
 
 

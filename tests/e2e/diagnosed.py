@@ -4,15 +4,17 @@ the same answer with the filter and without it."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from azure_sim import Answer, AzureSim, Resource
 from e2e import config
-from e2e.bootstrap import cluster, listener
+from e2e.edits import (CLUSTERS, IN_LISTENER, LISTENERS, OUR_LISTENER, Edit, add, forward_to, only,
+                       put, with_trailers)
 from e2e.gateway import Gateway
 from e2e.single import JSON_TYPE, KEY, RAW_BODY
 from e2e.wire import Head, Response, request
@@ -43,6 +45,7 @@ DIAGNOSES: Dict[str, Optional[str]] = {
 # How requests reach a resource: by its own cluster, by a pool of two, or over HTTP/2.
 SINGLE, POOLED, HTTP2 = "single", "pooled", "over-http2"
 KINDS = (SINGLE, POOLED, HTTP2)
+_PROTOCOL = "typed_extension_protocol_options"
 
 
 def add_resources(azure: AzureSim) -> None:
@@ -72,49 +75,37 @@ def document(azure: AzureSim, **more: Any) -> Json:
         **more)
 
 
-POOLS: Sequence[Sequence[str]] = [[POOLED], ["spare"], [POOLED, "spare"], ["spare", POOLED]]
-
-
 @contextlib.contextmanager
-def over_http2(azure: AzureSim) -> Iterator[Callable[[Json], None]]:
-    """An `edit` of the bootstrap: the cluster of one resource speaks HTTP/2, to a listener of the same
-    Envoy that passes everything on to the resource; and trailers pass everywhere."""
+def over_http2(azure: AzureSim) -> Iterator[Edit]:
+    """An edit: the cluster of one resource speaks HTTP/2, to a listener of the same Envoy that passes
+    everything on to the resource; and trailers pass everywhere."""
+    behind = "behind_http2"
     with tempfile.TemporaryDirectory(prefix="aoai-h2-") as folder:
         pipe = {"pipe": {"path": str(Path(folder) / "h2")}}
 
-        def edit(bootstrap: Json) -> None:
-            found = bootstrap["static_resources"]
-            for one in found["clusters"]:
-                if one["name"].startswith("aoai_"):
-                    speak(one, {"http_protocol_options": {"enable_trailers": True}})
-            found["clusters"] = [one for one in found["clusters"]
-                                 if one["name"] != f"aoai_{HTTP2}"]
-            front = cluster(f"aoai_{HTTP2}", 0, backend=HTTP2)
-            [ends] = front["load_assignment"]["endpoints"]
-            ends["lb_endpoints"][0]["endpoint"]["address"] = pipe
-            speak(front, {"http2_protocol_options": {}})
-            found["clusters"] += [front, cluster("behind_http2", azure.resources[HTTP2].port)]
-            middle = {**listener(None), "name": "http2", "address": pipe}
-            manager = middle["filter_chains"][0]["filters"][0]["typed_config"]
-            manager["stat_prefix"] = "http2"
+        def edit(tree: Json) -> None:
+            front = f"{CLUSTERS}[aoai_{HTTP2}]"
+            with_trailers(tree)
+            put(f"{CLUSTERS}[aoai_*].{_PROTOCOL}", speaks(
+                {"http_protocol_options": {"enable_trailers": True}}))(tree)
+            plain = {**copy.deepcopy(only(tree, front)), "name": behind}
+            plain.pop("typed_extension_protocol_options")
+            put(f"{front}.{_PROTOCOL}", speaks({"http2_protocol_options": {}}))(tree)
+            put(f"{front}.load_assignment.endpoints[*].lb_endpoints[*].endpoint.address", pipe)(tree)
+            middle = {**copy.deepcopy(only(tree, OUR_LISTENER)), "name": "http2", "address": pipe}
+            forward_to(middle, behind)
             # The answer's own, as the front's would be.
-            manager["server_header_transformation"] = "PASS_THROUGH"
-            [route] = manager["route_config"]["virtual_hosts"][0]["routes"]
-            route["route"] = {"cluster": "behind_http2", "timeout": "0s"}
-            found["listeners"].append(middle)
+            put(f"{IN_LISTENER}.server_header_transformation", "PASS_THROUGH")(middle)
+            put(f"{IN_LISTENER}.stat_prefix", "http2")(middle)
+            add(CLUSTERS, plain)(tree)
+            add(LISTENERS, middle)(tree)
         yield edit
 
 
-def speak(cluster: Json, protocol: Json) -> None:
+def speaks(protocol: Json) -> Json:
+    """A cluster's `typed_extension_protocol_options`."""
     name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    cluster["typed_extension_protocol_options"] = {name: {
-        "@type": f"type.googleapis.com/{name}", "explicit_http_config": protocol}}
-
-
-def with_trailers(listener: Json) -> None:
-    """An `edit_listener`: trailers reach the caller."""
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    manager["http_protocol_options"] = {"enable_trailers": True}
+    return {name: {"@type": f"type.googleapis.com/{name}", "explicit_http_config": protocol}}
 
 
 def call(kind: str, *headers: Tuple[str, str], method: str = "POST") -> bytes:
@@ -158,9 +149,8 @@ def told(resource: Resource, slug: str = "role_missing") -> Answer:
 
 
 def counted(gateway: Gateway) -> Dict[Tuple[str, str], int]:
-    """The counter of diagnoses by backend and diagnosis. Envoy 1.36 and 1.37 put the cluster before it
-    that the module was first loaded for, where there is a pool."""
-    name = re.compile(r"(?:cluster\..*\.)?wasmcustom\.aoai_diagnoses_total\.backend\.(.+)\.diagnosis\.(.+)")
+    """The counter of diagnoses by backend and diagnosis."""
+    name = re.compile(r"wasmcustom\.aoai_diagnoses_total\.backend\.(.+)\.diagnosis\.(.+)")
     found = ((name.fullmatch(stat), value) for stat, value in gateway.envoy.stats().items())
     return {(match[1], match[2]): value for match, value in found if match and value}
 

@@ -19,6 +19,8 @@ from azure_sim import HANG_LIMIT
 T = TypeVar("T")
 # Envoy begins by listing every extension and header that it knows, indented.
 _INVENTORY = re.compile(r"^\[[^\]]*\]\[\d+\]\[info\]\[main\] \[[^\]]*\]   .*\n", re.MULTILINE)
+# What a cluster's name stands before.
+_MODULES = re.compile(r"^cluster\..*\.wasmcustom\.")
 _TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
@@ -53,6 +55,8 @@ class Envoy:
                     _binary(), "--config-path", str(self._path / "bootstrap.json"),
                     "--concurrency", str(workers), "--use-dynamic-base-id",
                     "--admin-address-path", str(self._path / "admin"),
+                    # Without them it takes nothing dynamic, not even from a file.
+                    "--service-node", "test", "--service-cluster", "test",
                     "--log-level", log_level, "--component-log-level", f"wasm:{wasm_log_level}",
                     "--drain-time-s", str(drain_seconds),
                     "--parent-shutdown-time-s", str(drain_seconds + 1),
@@ -83,14 +87,16 @@ class Envoy:
     def pid(self) -> int:
         return self._process.pid
 
-    def port(self, listener: str = "ingress") -> int:
+    def port(self, listener: str = "aoai") -> int:
         """The port that a listener got. An internal one has none."""
         return self.wait_until(lambda: self._listeners().get(listener), f"listener {listener}")
 
     def stats(self) -> Dict[str, int]:
-        """Counters and gauges by name."""
+        """Counters and gauges by name. Envoy 1.37 puts before those of the module the cluster for which
+        it first loaded that, where there are pools; they are by their own names here."""
         found = self._admin("/stats?format=json&type=All").json()["stats"]
-        return {one["name"]: one["value"] for one in found if "name" in one}
+        return {_MODULES.sub("wasmcustom.", one["name"]): one["value"] for one in found
+                if "name" in one}
 
     def prometheus(self) -> str:
         """The metrics as Prometheus reads them."""
@@ -187,5 +193,5 @@ class Envoy:
 def _binary() -> str:
     path = os.environ.get("ENVOY")
     if not path:
-        raise EnvoyFailed("ENVOY must name an Envoy binary, 1.36 or newer")
+        raise EnvoyFailed("ENVOY must name an Envoy binary, 1.37 or newer")
     return path

@@ -6,16 +6,16 @@ import contextlib
 import json
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, Mapping, Optional, Type, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Type
 
 import httpx
 
 from azure_sim import HANG_LIMIT, AzureSim
-from e2e.bootstrap import LISTENER, Options, bootstrap, listener
+from e2e.edits import OUR_LISTENER, Edit, only, take
 from e2e.envoy import Envoy
+from e2e.rendering import in_front_of
 from e2e.wire import Connection
 
 Json = Dict[str, Any]
@@ -26,23 +26,31 @@ class Rejected(Exception):
 
 
 class Gateway:
-    """One Envoy, its listener's port, and an HTTP client for it."""
+    """One Envoy with the bootstrap that is rendered for a document, its listener's port, and an HTTP
+    client for it.
 
-    def __init__(self, config: Union[Json, str, None], sim: AzureSim, *, workers: int = 1,
-                 lds: bool = False, drain_seconds: int = 600,
-                 environment: Optional[Mapping[str, str]] = None, **options: Any) -> None:
+    `edits` change the bootstrap, and every later one. With `lds` the listener comes from a file and can
+    be replaced while Envoy runs; clusters, and so the pools, stay those of the first document.
+    """
+
+    def __init__(self, document: Json, sim: AzureSim, *, edits: Sequence[Edit] = (),
+                 workers: int = 1, lds: bool = False, drain_seconds: int = 600,
+                 environment: Optional[Mapping[str, str]] = None) -> None:
         self._stack = contextlib.ExitStack()
-        self._options = Options(**options)
+        self._sim, self._edits = sim, edits
+        self._lds: Optional[Path] = None
         self._updates = 0
         try:
+            bootstrap = in_front_of(sim, document, edits)
             if lds:
-                folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="aoai-lds-"))
-                self._options = replace(self._options, lds=Path(folder))
-                self._write_listener(config)
+                self._lds = Path(self._stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="aoai-lds-")))
+                self._write_listener(take(bootstrap, OUR_LISTENER))
+                bootstrap["dynamic_resources"] = {"lds_config": from_file(self._lds / "lds.json")}
             self.envoy = self._stack.enter_context(
-                Envoy(bootstrap(config, sim, self._options), workers=workers,
-                      drain_seconds=drain_seconds, environment=environment))
-            self.port = self.envoy.port(LISTENER)
+                Envoy(bootstrap, workers=workers, drain_seconds=drain_seconds,
+                      environment=environment))
+            self.port = self.envoy.port()
             self.url = f"http://127.0.0.1:{self.port}"
             # No retries, no redirects, no proxies from the environment.
             self.http = self._stack.enter_context(
@@ -55,15 +63,15 @@ class Gateway:
         """A raw connection to the listener."""
         return Connection(self.port, timeout=timeout)
 
-    def reconfigure(self, config: Union[Json, str, None], **options: Any) -> None:
-        """Replace the configuration, or other options too, atomically while requests flow (needs
-        `lds=True`). `Rejected` when Envoy keeps what it has.
+    def reconfigure(self, document: Json, *edits: Edit) -> None:
+        """Replace the document atomically while requests flow, with these edits besides those that it
+        began with (needs `lds=True`). `Rejected` when Envoy keeps what it has.
 
         Returns when Envoy has accepted the new listener and every worker has it.
         """
         before = self.envoy.stats()
-        self._options = replace(self._options, **options)
-        self._write_listener(config)
+        bootstrap = in_front_of(self._sim, document, [*self._edits, *edits])
+        self._write_listener(only(bootstrap, OUR_LISTENER))
         self.envoy.wait_until(lambda: self._update_seen(before), "listener update")
 
     def stop(self) -> None:
@@ -93,17 +101,27 @@ class Gateway:
 
     def _rejection(self) -> str:
         for section in self.envoy.config_dump()["configs"]:
-            for one in section.get("dynamic_listeners", []):
-                if "error_state" in one:
-                    return str(one["error_state"].get("details", ""))
+            for listener in section.get("dynamic_listeners", []):
+                if "error_state" in listener:
+                    return str(listener["error_state"].get("details", ""))
         return "no reason in the configuration dump"
 
-    def _write_listener(self, config: Union[Json, str, None]) -> None:
-        folder = self._options.lds
-        assert folder is not None, "the listener can be replaced only with lds=True"
+    def _write_listener(self, listener: Json) -> None:
+        assert self._lds is not None, "the listener can be replaced only with lds=True"
         self._updates += 1
-        found = {"@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-                 **listener(config, self._options)}
-        partial = folder / "lds.json.partial"
-        partial.write_text(json.dumps({"version_info": str(self._updates), "resources": [found]}))
-        os.replace(partial, folder / "lds.json")
+        write_resources(self._lds / "lds.json", "listener.v3.Listener", listener,
+                        version=self._updates)
+
+
+def from_file(path: Path) -> Json:
+    """A source of dynamic resources: a file that is read again whenever it is replaced."""
+    return {"resource_api_version": "V3", "path_config_source": {
+        "path": str(path), "watched_directory": {"path": str(path.parent)}}}
+
+
+def write_resources(path: Path, kind: str, *resources: Json, version: int = 0) -> None:
+    """Writes such a file, atomically."""
+    found = [{"@type": f"type.googleapis.com/envoy.config.{kind}", **each} for each in resources]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({"version_info": str(version), "resources": found}))
+    os.replace(partial, path)

@@ -1,5 +1,5 @@
-"""Identities of every kind, several at a time: in simulated Azure, in the plugin's document, and in
-the Envoy between them.
+"""Identities of every kind, several at a time: in simulated Azure and in the document, from which the
+Envoy between them is rendered.
 
     with AzureSim() as sim:
         found = Identities(sim, tmp_path)
@@ -7,9 +7,6 @@ the Envoy between them.
         with found.gateway(workers=2) as gateway:
             assert found.chat(gateway, "east").status == 200
             assert [seen.token.oid for seen in found.arrived("east")] == [one.object_id]
-
-Source of Envoy's shapes: its v3 API reference. A secret reaches the module by way of an internal
-listener that serves its file, or does not reach it at all: Envoy adds X-IDENTITY-HEADER.
 """
 
 from __future__ import annotations
@@ -27,9 +24,7 @@ from azure_sim.clouds import Cloud
 from azure_sim.endpoint import Endpoint
 from azure_sim.script import Step
 from e2e import calls, config
-from e2e.bootstrap import cluster, tls
 from e2e.gateway import Gateway
-from e2e.regions import widen
 from e2e.wire import Response
 
 Json = Dict[str, Any]
@@ -42,10 +37,6 @@ KEY = "aoai_the-search-teams-key-0001"
 _SELECTORS = {"client_id", "object_id", "principal_id", "msi_res_id", "mi_res_id"}
 # What serves the proofs that all share.
 _TOKEN_CLUSTER, _SECRET_CLUSTER = "projected_token", "client_secret_file"
-# What the platform puts into the environment of a process on App Service.
-_VARIABLE = "IDENTITY_HEADER"
-_EXTENSIONS = "type.googleapis.com/envoy.extensions"
-_PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 @dataclass
@@ -102,7 +93,7 @@ class SignIn:
 
     def fetches(self, gateway: Gateway, result: str) -> int:
         """How many fetches ended so: `success`, `failed` or `refused`."""
-        return own_metrics(gateway).get(metric(self.name, result), 0)
+        return gateway.envoy.stats().get(metric(self.name, result), 0)
 
     def log(self, gateway: Gateway) -> List[str]:
         """The lines of Envoy's log that are about it, without what Envoy puts before each."""
@@ -146,7 +137,7 @@ class Identities:
         return found
 
     def add_proof(self, name: str, volume: ProjectedVolume, file: str = TOKEN_FILE) -> str:
-        """A cluster that serves a file of another volume. Returns its name."""
+        """A cluster by which a file of another volume is served. Returns its name."""
         self._proofs[name] = volume.path(file)
         return name
 
@@ -174,24 +165,10 @@ class Identities:
 
     def gateway(self, workers: int, document: Optional[Json] = None, **options: Any) -> Gateway:
         """An Envoy with all of this."""
-        return Gateway(document or self.document(), self.sim, workers=workers, edit=self.edit,
-                       environment={_VARIABLE: str(self.sim.app_service.identity_header)},
-                       **options)
-
-    def edit(self, bootstrap: Json) -> None:
-        """Adds what leads to the endpoints, to the proofs and to the backends."""
-        bootstrap["bootstrap_extensions"] = [{
-            "name": "envoy.bootstrap.internal_listener", "typed_config": {
-                "@type": f"{_EXTENSIONS}.bootstrap.internal_listener.v3.InternalListener"}}]
-        static = bootstrap["static_resources"]
-        static["clusters"] += [
-            app_service_cluster(self.sim),
-            *(entra_cluster(cloud, self.sim) for cloud in clouds.CLOUDS),
-            *(proof_cluster(name) for name in self._proofs),
-            *(cluster(f"aoai_{name}", at.port, backend=name)
-              for name, at in self._resources.items())]
-        static["listeners"] += [proof_listener(name, path) for name, path in self._proofs.items()]
-        widen(bootstrap)
+        # What the platform puts into the environment of a process on App Service.
+        environment = {"IDENTITY_HEADER": str(self.sim.app_service.identity_header)}
+        return Gateway(document or self.document(), self.sim, workers=workers,
+                       environment=environment, **options)
 
     def chat(self, gateway: Gateway, name: str) -> Response:
         """The answer to a request for a model, on a connection of its own."""
@@ -202,7 +179,7 @@ class Identities:
                          timeout: float = HANG_LIMIT) -> None:
         """Returns once every identity, or each of these, has had as many fetches that ended so."""
         def all_have() -> bool:
-            stats = own_metrics(gateway)
+            stats = gateway.envoy.stats()
             return all(stats.get(metric(name, result), 0) >= count for name in names or self.all)
         gateway.envoy.wait_until(all_have, f"{count} fetches of each with {result}", timeout)
 
@@ -230,7 +207,7 @@ class Identities:
         endpoint = self.sim.identity if kind == "managed_identity" else self.sim.app_service
         fields: Json = {"cluster": config.IDENTITY_CLUSTER}
         if isinstance(endpoint, AppService):
-            fields = {"cluster": "app_service", "endpoint": endpoint.url}
+            fields = {"cluster": "app_service_endpoint", "endpoint": endpoint.url}
         if selector is None:
             bearer = endpoint.system_assigned
             assert bearer is not None
@@ -251,11 +228,11 @@ class Identities:
             bearer = self.sim.entra.add_application(
                 tenant=tenant, cloud=cloud, secrets=[self.secret],
                 federated=[FederatedCredential()])
-        by_token = kind == "workload_identity"
-        where = proof or (_TOKEN_CLUSTER if by_token else _SECRET_CLUSTER)
+        what = "token" if kind == "workload_identity" else "secret"
+        where = proof or (_TOKEN_CLUSTER if what == "token" else _SECRET_CLUSTER)
         return SignIn(kind, name, cloud, self.sim.entra, bearer, bearer.client_id, {kind: {
             "tenant": tenant, "client_id": bearer.client_id, "cluster": f"entra_{cloud.name}",
-            ("token_cluster" if by_token else "secret_cluster"): where}})
+            f"{what}_cluster": where, f"{what}_file": str(self._proofs[where])}})
 
     def _answer(self, endpoint: Endpoint, request: RecordedRequest) -> Optional[Step]:
         found = next((one for one in self.all.values()
@@ -266,14 +243,6 @@ class Identities:
         return found.rule(found.asked)
 
 
-def own_metrics(gateway: Gateway) -> Dict[str, int]:
-    """The module's metrics as of now. Envoy 1.36 puts a cluster's name before theirs where there are
-    pools: that of the one for which it first loaded the module."""
-    stats = gateway.envoy.stats().items()
-    return {"wasmcustom." + stat.rpartition("wasmcustom.")[2]: value for stat, value in stats
-            if "wasmcustom." in stat}
-
-
 def metric(name: str, result: str) -> str:
     """The counter of an identity's fetches that ended so."""
     return f"wasmcustom.aoai_token_fetches_total.identity.{name}.result.{result}"
@@ -281,52 +250,3 @@ def metric(name: str, result: str) -> str:
 
 def chat_call(name: str) -> calls.Call:
     return calls.chat(name, ("api-key", KEY))
-
-
-def app_service_cluster(sim: AzureSim) -> Json:
-    """The cluster that adds X-IDENTITY-HEADER from the environment."""
-    mutation = {"append": {"header": {"key": "x-identity-header",
-                                      "value": f"%ENVIRONMENT({_VARIABLE})%"}}}
-    filters = [
-        {"name": "envoy.filters.http.header_mutation", "typed_config": {
-            "@type": f"{_EXTENSIONS}.filters.http.header_mutation.v3.HeaderMutation",
-            "mutations": {"request_mutations": [mutation]}}},
-        {"name": "envoy.filters.http.upstream_codec", "typed_config": {
-            "@type": f"{_EXTENSIONS}.filters.http.upstream_codec.v3.UpstreamCodec"}},
-    ]
-    return {**cluster("app_service", sim.app_service.port),
-            "typed_extension_protocol_options": {_PROTOCOL_OPTIONS: {
-                "@type": f"type.googleapis.com/{_PROTOCOL_OPTIONS}",
-                "explicit_http_config": {"http_protocol_options": {}},
-                "http_filters": filters}}}
-
-
-def entra_cluster(cloud: Cloud, sim: AzureSim) -> Json:
-    """The cluster of a cloud's Entra ID, over TLS."""
-    return {**cluster(f"entra_{cloud.name}", sim.entra_over_tls()),
-            "transport_socket": tls(cloud.authority, sim)}
-
-
-def proof_cluster(name: str) -> Json:
-    """The cluster of the internal listener of the same name."""
-    endpoint = {"endpoint": {"address": {"envoy_internal_address": {"server_listener_name": name}}}}
-    return {"name": name, "load_assignment": {
-        "cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}}
-
-
-def proof_listener(name: str, path: Path) -> Json:
-    """An internal listener, out of reach of everybody else, that serves what is in a file now. Its
-    volume's root is watched, where kubelet renames `..data`."""
-    body = {"filename": str(path), "watched_directory": {"path": str(path.parent)}}
-    manager = {
-        "@type": f"{_EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": name,
-        "route_config": {
-            "max_direct_response_body_size_bytes": 16384,
-            "virtual_hosts": [{"name": name, "domains": ["*"], "routes": [
-                {"match": {"path": "/"}, "direct_response": {"status": 200, "body": body}}]}]},
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {
-            "@type": f"{_EXTENSIONS}.filters.http.router.v3.Router"}}],
-    }
-    return {"name": name, "internal_listener": {}, "filter_chains": [{"filters": [
-        {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}]}

@@ -1,17 +1,10 @@
-"""What the identity endpoint does in a test, and several gateways in one Envoy that differ in their
-identity, so that their waits pass at the same time."""
+"""What the identity endpoint does in a test."""
 
 from __future__ import annotations
 
-import socket
-from typing import Any, Callable, Dict, Mapping
-
 from azure_sim import Answer, AzureSim, Delivery, Gate
-from e2e.bootstrap import cluster, listener
-from e2e.config import IDENTITY_CLUSTER
 from e2e.gateway import Gateway
 
-Json = Dict[str, Any]
 FETCHES = "wasmcustom.aoai_token_fetches_total.identity.default.result."
 
 
@@ -33,20 +26,3 @@ def closed_gate(azure: AzureSim) -> Gate:
 def fetched(gateway: Gateway) -> int:
     """How many tokens the filter has got. A busy machine may give up fetches and make more."""
     return gateway.envoy.stats().get(FETCHES + "success", 0)
-
-
-def more_listeners(configurations: Mapping[str, Json]) -> Callable[[Json], None]:
-    """An `edit` of the bootstrap: a listener with the filter for each configuration, by name."""
-    def edit(bootstrap: Json) -> None:
-        found = bootstrap["static_resources"]["listeners"]
-        found.extend({**listener(one), "name": name} for name, one in configurations.items())
-    return edit
-
-
-def identity_port(at: socket.socket) -> Callable[[Json], None]:
-    """An `edit` of the bootstrap: the identity's cluster leads to this socket's port."""
-    def edit(bootstrap: Json) -> None:
-        clusters = bootstrap["static_resources"]["clusters"]
-        clusters[:] = [one for one in clusters if one["name"] != IDENTITY_CLUSTER]
-        clusters.append(cluster(IDENTITY_CLUSTER, at.getsockname()[1]))
-    return edit

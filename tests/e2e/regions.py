@@ -1,10 +1,8 @@
-"""Three regions behind one gateway, with a pool for every order in which they may be tried, and a
-model of its own for each test: what one test teaches the gateway about a backend is nothing to
-the next."""
+"""Three regions behind one gateway, and a model of its own for each test: what one test teaches the
+gateway about a backend is nothing to the next."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, Dict, Iterator, List, Sequence
 
 import httpx
@@ -22,7 +20,6 @@ DEAD = "dead"
 HOMES = tuple(f"home-{number}" for number in range(8))
 HOME_MODEL = "kept"
 _MODELS = 120
-_MOST_ATTEMPTS = 3
 
 
 def deployment(region: str, model: str) -> str:
@@ -62,11 +59,6 @@ def document(azure: AzureSim, **failover: Any) -> Json:
                   **failover})
 
 
-def options() -> Dict[str, Any]:
-    """The gateway's: pools, a route that retries resets too, and room for many retries at once."""
-    return {"pools": _pools(), "edit_listener": _retry_resets, "edit": widen}
-
-
 def unused(prefix: str) -> Iterator[str]:
     """The models of this kind, each once."""
     return (model for model in _all_models() if model[0] == prefix and model != HOME_MODEL)
@@ -75,34 +67,6 @@ def unused(prefix: str) -> Iterator[str]:
 def _all_models() -> List[str]:
     return [HOME_MODEL, *(f"m{number}" for number in range(_MODELS)),
             *(f"{prefix}{number}" for prefix in "dw" for number in range(20))]
-
-
-def _pools() -> List[List[str]]:
-    """Each of a model's regions first, then any of the others in the order of priority."""
-    found: Dict[str, List[str]] = {}
-    for regions in (REGIONS, (DEAD, *REGIONS[:2])):
-        for first in regions:
-            others = [region for region in regions if region != first]
-            for count in range(_MOST_ATTEMPTS):
-                for some in itertools.combinations(others, count):
-                    found[">".join([first, *some])] = [first, *some]
-    return list(found.values())
-
-
-def _retry_resets(listener: Json) -> None:
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    [route] = manager["route_config"]["virtual_hosts"][0]["routes"]
-    route["route"]["retry_policy"]["retry_on"] = (
-        "retriable-headers,connect-failure,refused-stream,reset")
-
-
-def widen(bootstrap: Json) -> None:
-    """Lets pools make as many retries at once as there are requests."""
-    most = {name: 65536 for name in ("max_retries", "max_requests", "max_pending_requests",
-                                     "max_connections")}
-    for cluster in bootstrap["static_resources"]["clusters"]:
-        if cluster["name"].startswith("aoai"):
-            cluster["circuit_breakers"] = {"thresholds": [most]}
 
 
 def calls(azure: AzureSim) -> Dict[str, int]:

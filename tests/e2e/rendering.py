@@ -6,34 +6,106 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from urllib.parse import urlsplit
 
 import yaml
 
-from azure_sim import Resource
-from e2e.bootstrap import wasm_module
-from e2e.pools import CONNECT_TIMEOUT
+from azure_sim import AzureSim, Resource
+from e2e.edits import CLUSTERS, LISTENERS, OUR_LISTENER, Edit, add, only, put
 
 Json = Dict[str, Any]
 ROOT = Path(__file__).parents[2]
+# What Envoy calls the gateway's listener.
 LISTENER = "aoai"
+# With the TLS handshake, by a simulation that has little of a busy machine.
+CONNECT_TIMEOUT = "60s"
+# Connections that may wait to be accepted: as many as a test makes at once, and more.
+BACKLOG = 1024
+# A port of this machine on which nothing listens, for backends that are not simulated.
+NOWHERE = 1
+# The same in C, where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def wasm_module() -> str:
+    """The module under test, from the environment variable AOAI_WASM."""
+    path = os.environ.get("AOAI_WASM", "")
+    if not Path(path).is_file():
+        raise RuntimeError("AOAI_WASM must name the built module (make wasm)")
+    return str(Path(path).resolve())
 
 
 def rendered(document: str, *options: str, stdin: str = "") -> str:
     """The bootstrap of a file, or of what is given to standard input."""
     command = [os.environ["AOAI"], "render", "envoy", document, "--wasm", wasm_module(),
                "--admin-port", "0", *options]
-    return subprocess.run(command, cwd=ROOT, input=stdin, stdout=subprocess.PIPE, text=True,
-                          check=True).stdout
+    done = subprocess.run(command, cwd=ROOT, input=stdin, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def bootstrap(document: Json, *options: str) -> Json:
-    """The bootstrap of a document, on a port of Envoy's choice."""
+    """The bootstrap of a document, on a port of Envoy's choice, for a machine that may be busy."""
     text = rendered("-", "--listener-port", "0", *options, stdin=json.dumps(document))
-    found: Json = yaml.safe_load(text)
-    for cluster in found["static_resources"]["clusters"]:
-        cluster["connect_timeout"] = CONNECT_TIMEOUT
+    # What YAML repeats by reference is a copy of its own here: an edit changes one place.
+    found: Json = json.loads(json.dumps(yaml.load(text, Loader=_LOADER)))
+    put(f"{CLUSTERS}[*].connect_timeout", CONNECT_TIMEOUT)(found)
+    put(f"{OUR_LISTENER}.tcp_backlog_size", BACKLOG)(found)
     return found
+
+
+def in_front_of(sim: AzureSim, document: Json, edits: Sequence[Edit] = ()) -> Json:
+    """The bootstrap of a document, edited, in front of simulated Azure."""
+    found = bootstrap(document, *options_for(sim, document))
+    for edit in edits:
+        edit(found)
+    return found
+
+
+def options_for(sim: AzureSim, document: Json) -> List[str]:
+    """The options with which all backends of a document, and the identities that they sign in with,
+    are at simulated Azure. A backend's resource is that of its endpoint's host, or of its name."""
+    options = {"--ca": str(sim.ca_pem)}
+    resolved: Dict[str, str] = {}
+    for kind, fields in _sign_ins(document):
+        cluster = fields["cluster"]
+        if kind == "managed_identity":
+            options["--identity"] = f"127.0.0.1:{sim.identity.port}"
+        elif kind == "app_service":
+            resolved[cluster] = at(cluster, sim.app_service.port)
+        else:
+            resolved[cluster] = at(cluster, sim.entra_over_tls(), tls=True)
+    for backend in document["backends"]:
+        name, resource = backend["name"], _resource(sim, backend)
+        resolved[name] = (at(name, NOWHERE) if resource is None
+                          else at(name, resource.port, tls=resource.tls))
+    return [*(f"{name}={value}" for name, value in options.items()), *resolved.values()]
+
+
+def _sign_ins(document: Json) -> List[Tuple[str, Json]]:
+    """Kind and fields of each identity that some backend signs in with."""
+    identities = {"default": document.get("identity"), **document.get("identities", {})}
+    used = {backend.get("identity", "default") for backend in document["backends"]}
+    return [(kind, fields) for name in sorted(used) for kind, fields in identities[name].items()
+            if isinstance(fields, dict)]
+
+
+def _resource(sim: AzureSim, backend: Json) -> Optional[Resource]:
+    host = urlsplit(backend["endpoint"]).hostname
+    by_host = (one for one in sim.resources.values() if host in one.hosts)
+    return next(by_host, sim.resources.get(backend["name"]))
+
+
+def more_listeners(sim: AzureSim, documents: Mapping[str, Json]) -> Edit:
+    """A further listener for each of these documents, by name: several gateways in one Envoy, so that
+    what they wait for passes at the same time. They use the clusters that are there."""
+    def edit(tree: Json) -> None:
+        for name, document in documents.items():
+            listener = only(in_front_of(sim, document), OUR_LISTENER)
+            add(LISTENERS, {**listener, "name": name})(tree)
+    return edit
 
 
 def at(name: str, port: int, *, tls: bool = False) -> str:

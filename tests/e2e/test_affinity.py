@@ -11,7 +11,7 @@ import pytest
 from azure_sim import AzureSim, Delivery, Gate, Resource, errors
 from e2e import config
 from e2e.gateway import Gateway
-from e2e.regions import KEY, REGIONS, add_regions, calls, deployment, options, served
+from e2e.regions import KEY, REGIONS, add_regions, calls, deployment, served
 from e2e.wire import Response, request
 
 Json = Dict[str, Any]
@@ -51,19 +51,19 @@ def regions(azure: AzureSim) -> AzureSim:
 
 @pytest.fixture(scope="module")
 def gateway(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
-    return warm(start_gateway(document(regions), **options()))
+    return warm(start_gateway(document(regions)))
 
 
 @pytest.fixture(scope="module")
 def neighbour(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
     """Another process by the same document."""
-    return warm(start_gateway(document(regions), **options()))
+    return warm(start_gateway(document(regions)))
 
 
 @pytest.fixture(scope="module")
 def smaller(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
     """Another process whose models are not on cc."""
-    return warm(start_gateway(document(regions, REGIONS[:2]), **options()))
+    return warm(start_gateway(document(regions, REGIONS[:2])))
 
 
 def warm(gateway: Gateway) -> Gateway:

@@ -10,6 +10,7 @@ from azure_sim import HANG, Answer, AzureSim, Delivery
 from e2e import config
 from e2e.calls import (API_VERSION, JSON, MESSAGES, Call, arrived_at, chat, dated, get, goes_on,
                        nothing_arrived, own_answer, send, served, v1, warm)
+from e2e.edits import bodies_held_back
 from e2e.gateway import Gateway
 from e2e.identity import FETCHES, closed_gate
 from e2e.wire import Head
@@ -125,7 +126,7 @@ def test_the_message_names(gateway: Gateway, key: str, text: str) -> None:
 @pytest.fixture(scope="module")
 def held_back(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
     """Without `allow_on_headers_stop_iteration` Envoy keeps bodies from a filter that waits."""
-    return warm(start_gateway(document(cloud), stop_iteration=False), chat("gpt-4o", TEAM))
+    return warm(start_gateway(document(cloud), edits=[bodies_held_back]), chat("gpt-4o", TEAM))
 
 
 def test_a_body_that_comes_long_after_its_head_is_served(

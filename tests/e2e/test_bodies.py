@@ -12,6 +12,7 @@ from azure_sim import Answer, AzureSim, Delivery, Gate, RecordedRequest
 from e2e import config
 from e2e.calls import (API_VERSION, JSON, Call, arrived_at, chat, chunked, dated, get, left_clean,
                        nothing_arrived, own_answer, refused, send, served, v1, warm)
+from e2e.edits import with_trailers
 from e2e.gateway import Gateway
 from e2e.identity import closed_gate
 from e2e.wire import Closed, Connection, request
@@ -20,7 +21,7 @@ KEY = "key-of-the-team"
 TEAM = ("api-key", KEY)
 LONG = b"a-deployment-whose-name-is-much-longer-than-that-of-the-model"
 PATH = "/openai/v1/chat/completions"
-MIB = 1024 * 1024  # also what Envoy buffers of a body by default
+MIB = 1024 * 1024  # also what the gateway buffers of a body
 PNG = bytes(range(256)) * 4
 
 
@@ -54,7 +55,7 @@ def cloud(azure: AzureSim) -> AzureSim:
 
 @pytest.fixture(scope="module")
 def gateway(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
-    return warm(start_gateway(document(cloud)), chat("same", TEAM))
+    return warm(start_gateway(document(cloud, listener={"body_limit": "1MiB"})), chat("same", TEAM))
 
 
 def until_read(connection: Connection) -> None:
@@ -670,11 +671,7 @@ def test_a_second_model_behind_a_file_keeps_the_backend_from_a_complete_request(
 
 @pytest.fixture(scope="module")
 def trailed(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
-    def enable(listener: Dict[str, Any]) -> None:
-        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        manager["http_protocol_options"] = {"enable_trailers": True}
-
-    return warm(start_gateway(document(cloud), edit_listener=enable), chat("same", TEAM))
+    return warm(start_gateway(document(cloud), edits=[with_trailers]), chat("same", TEAM))
 
 
 ASSISTANTS = f"/openai/assistants?{API_VERSION}"

@@ -178,7 +178,7 @@ def test_a_client_does_not_retry_what_the_identity_endpoint_refuses(
             with pytest.raises(openai.InternalServerError) as failure:
                 client.chat.completions.create(**ASK)
         assert failure.value.type == "token_refused"
-        assert gateway.envoy.stats()["http.ingress.downstream_rq_total"] == 1
+        assert gateway.envoy.stats()["http.aoai.downstream_rq_total"] == 1
 
 
 def test_the_key_may_come_in_both_headers_as_azure_ai_inference_sends_it(

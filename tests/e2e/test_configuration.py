@@ -15,6 +15,7 @@ import pytest
 
 from azure_sim import HANG_LIMIT, AzureSim, ManagedIdentity, Resource
 from e2e import config
+from e2e.edits import PLUGIN, Edit, configured, put
 from e2e.envoy import EnvoyFailed
 from e2e.gateway import Gateway, Rejected
 from e2e.identity import closed_gate, fetched
@@ -78,6 +79,11 @@ def assert_says(text: str, expected: List[List[str]]) -> List[str]:
     return found
 
 
+def as_text(document: DOCUMENT) -> Edit:
+    """Envoy gets the document as it is, as JSON text: `aoai render` refuses a wrong one."""
+    return configured(document if isinstance(document, str) else json.dumps(document))
+
+
 def check(tmp_path: Path, document: DOCUMENT) -> "subprocess.CompletedProcess[str]":
     """`aoai check` of the document."""
     tool = os.environ.get("AOAI")
@@ -92,8 +98,9 @@ def check(tmp_path: Path, document: DOCUMENT) -> "subprocess.CompletedProcess[st
 def test_envoy_does_not_start_with_a_wrong_configuration_and_says_why(
         resource: Resource, start_gateway: Start, document: Callable[[Json], DOCUMENT],
         expected: List[List[str]]) -> None:
+    good = settings(resource)
     with pytest.raises(EnvoyFailed, match="Envoy exited with 1") as failure:
-        start_gateway(document(settings(resource)))
+        start_gateway(good, edits=[as_text(document(good))])
     assert_says(str(failure.value), expected)
 
 
@@ -101,12 +108,13 @@ def test_envoy_does_not_start_with_a_wrong_configuration_and_says_why(
 def test_the_tool_says_the_same_as_the_module(
         resource: Resource, start_gateway: Start, tmp_path: Path,
         document: Callable[[Json], DOCUMENT], expected: List[List[str]]) -> None:
-    found = check(tmp_path, document(settings(resource)))
+    good = settings(resource)
+    found = check(tmp_path, document(good))
     assert found.returncode == 1
     lines = found.stdout.splitlines()
     assert assert_says(found.stdout, expected) == lines, "each problem once, and nothing else"
     with pytest.raises(EnvoyFailed) as failure:
-        start_gateway(document(settings(resource)))
+        start_gateway(good, edits=[as_text(document(good))])
     log = str(failure.value).splitlines()
     assert [line for line in lines if not any(line in one for one in log)] == []
 
@@ -123,19 +131,8 @@ def test_the_tool_accepts_what_the_module_accepts(
 @pytest.mark.parametrize("root_id", ["", "Gateway", "something"])
 def test_envoy_does_not_start_with_a_root_id_that_names_no_stage(
         resource: Resource, start_gateway: Start, root_id: str) -> None:
-    def rename(listener: Json) -> None:
-        plugin(listener)["root_id"] = root_id
-
     with pytest.raises(EnvoyFailed, match='root_id: .*"gateway" or "backend"'):
-        start_gateway(settings(resource), edit_listener=rename)
-
-
-def plugin(listener: Json) -> Json:
-    """The module's plugin configuration in a listener."""
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    [found] = [one for one in manager["http_filters"] if one["name"] == "envoy.filters.http.wasm"]
-    result: Json = found["typed_config"]["config"]
-    return result
+        start_gateway(settings(resource), edits=[put(f"{PLUGIN}.root_id", root_id)])
 
 
 # Taken
@@ -147,8 +144,8 @@ def test_a_struct_means_what_the_same_json_text_means(
     routes = [config.route(resource, deployment="other", priority=0, weight=3)]
     document = {**settings(resource, token_wait="2s"),
                 "models": [config.model(MODEL, *routes)]}
-    for as_struct in (False, True):
-        with start_gateway(document, as_struct=as_struct) as gateway:
+    for edits in ([as_text(document)], []):
+        with start_gateway(document, edits=edits) as gateway:
             assert chat(gateway).status_code == 200
             assert_refused(chat(gateway, key=OTHER_KEY), 401, "unknown_key")
     assert [one.path for one in resource.requests] == [
@@ -162,7 +159,7 @@ def test_a_struct_is_refused_with_the_same_lines_as_json_text(
     lines = check(tmp_path, document).stdout.splitlines()
     assert len(lines) == 2
     with pytest.raises(EnvoyFailed) as failure:
-        start_gateway(document, as_struct=True)
+        start_gateway(settings(resource), edits=[configured(document)])
     log = str(failure.value).splitlines()
     assert [line for line in lines if not any(line in one for one in log)] == []
 
@@ -236,7 +233,7 @@ def test_requests_that_wait_for_the_token_survive_a_reload(
                    for _ in range(6)]
         for one in waiting[:3]:
             one.start()
-        active = "http.ingress.downstream_rq_active"
+        active = "http.aoai.downstream_rq_active"
         gateway.envoy.wait_for_stat(active, 3)
         gateway.reconfigure(settings(resource, keys=(KEY, OTHER_KEY), token_wait="5m"))
         for one in waiting[3:]:
@@ -272,7 +269,7 @@ def test_a_wrong_replacement_is_refused_and_the_old_configuration_serves_on(
         with Load(gateway, KEY) as load:
             load.grow(gateway)
             with pytest.raises(Rejected):
-                gateway.reconfigure(document(good))
+                gateway.reconfigure(good, as_text(document(good)))
             load.grow(gateway)
         assert_says(gateway.envoy.log_text(), expected)
         assert set(load.results) == {"200"}

@@ -14,7 +14,7 @@ from azure_sim import RESET, Answer, AzureSim, Delivery, Gate, Resource
 from azure_sim.script import Step
 from e2e.gateway import Gateway
 from e2e.regions import (
-    KEY, add_regions, answered_by, calls, chat, deployment, document, options, served,
+    KEY, add_regions, answered_by, calls, chat, deployment, document, served,
 )
 from e2e.wire import request
 
@@ -32,7 +32,7 @@ def regions(azure: AzureSim) -> AzureSim:
 
 @pytest.fixture(scope="module")
 def gateway(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
-    found = start_gateway(document(regions, retry_within=f"{int(WITHIN)}s"), **options())
+    found = start_gateway(document(regions, retry_within=f"{int(WITHIN)}s"))
     for _ in range(8):
         chat(found, "m0").raise_for_status()
     return found

@@ -16,10 +16,10 @@ from websockets.sync.client import connect
 from azure_sim import HANG_LIMIT, MISTAKES, Access, Answer, AzureSim, Delivery, Gate, Resource
 from azure_sim import errors, tokens
 from e2e import config
-from e2e.bootstrap import Json
-from e2e.diagnosed import (DIAGNOSES, HEADER, HTTP2, KINDS, POOLED, POOLS, SINGLE, add_resources,
+from e2e.diagnosed import (DIAGNOSES, HEADER, HTTP2, KINDS, POOLED, SINGLE, Json, add_resources,
                            call, counted, dated, document, exchange, in_chunks, lines, model_of,
-                           over_http2, theirs, told, with_trailers)
+                           over_http2, theirs, told)
+from e2e.edits import OUR_LISTENER, ROUTES, bodies_held_back, put, without_filter
 from e2e.gateway import Gateway
 from e2e.identity import fetched
 from e2e.single import KEY
@@ -43,11 +43,10 @@ def gateways(azure: AzureSim, resources: Dict[str, Resource], start_gateway: Sta
              ) -> Iterator[Tuple[Gateway, Gateway]]:
     """Envoy with the filter, and without it."""
     with over_http2(azure) as edit:
-        options = {"edit": edit, "edit_listener": with_trailers}
-        filtered = start_gateway(document(azure), pools=POOLS, **options)
+        filtered = start_gateway(document(azure), edits=[edit])
         for kind in KINDS:
             assert exchange(filtered, kind).status == 200
-        yield filtered, start_gateway(None, **options)
+        yield filtered, start_gateway(document(azure), edits=[edit, without_filter])
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +170,9 @@ def test_what_is_really_wrong_is_named(azure: AzureSim, start_gateway: Start) ->
 
 def test_a_key_that_something_behind_the_filter_adds_is_found(
         azure: AzureSim, start_gateway: Start) -> None:
-    def add_key(listener: Json) -> None:
-        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        [route] = manager["route_config"]["virtual_hosts"][0]["routes"]
-        route["request_headers_to_add"] = [{"header": {"key": "api-key", "value": "leaked"}}]
-
-    with start_gateway(alone(azure, "leaks"), edit_listener=add_key) as gateway:
+    add_key = put(f"{ROUTES}[*].request_headers_to_add",
+                  [{"header": {"key": "api-key", "value": "leaked"}}])
+    with start_gateway(alone(azure, "leaks"), edits=[add_key]) as gateway:
         assert ask(gateway, "leaks").head.values(HEADER) == ["key_authentication_disabled"]
         azure.resources["leaks"].keys = {"another"}
         assert ask(gateway, "leaks").head.values(HEADER) == ["azure_key_rejected"]
@@ -311,7 +307,8 @@ def test_compressed_and_long_answers_are_unchanged(
 def test_an_answer_fits_into_what_a_frugal_envoy_buffers(
         azure: AzureSim, start_gateway: Start) -> None:
     limit = 8 * 1024
-    with start_gateway(alone(azure, "one"), buffer_limit=limit) as gateway:
+    frugal = put(f"{OUR_LISTENER}.per_connection_buffer_limit_bytes", limit)
+    with start_gateway(alone(azure, "one"), edits=[frugal]) as gateway:
         for length in (LONGEST_BODY, LONGEST_BODY + 1, limit, 2 * limit):
             body = ROLE + b" " * (length - len(ROLE))
             azure.resources["one"].script.then(json_in(body, headers=(
@@ -502,7 +499,7 @@ def test_without_the_flag_answers_arrive_and_log_and_metric_tell(
         azure: AzureSim, resources: Dict[str, Resource], start_gateway: Start, pooled: bool
         ) -> None:
     kind = POOLED if pooled else SINGLE
-    with start_gateway(document(azure), pools=POOLS, stop_iteration=False) as gateway:
+    with start_gateway(document(azure), edits=[bodies_held_back]) as gateway:
         resources[kind].script.always(told(resources[kind]))
         expected = (401, told(resources[kind]).content())
 
@@ -546,7 +543,7 @@ def test_callers_that_leave_while_their_answer_is_held_leave_nothing(
             gateway.envoy.wait_for_stat(arrived, before + 1)
             connection.leave()
     gateway.envoy.wait_until(
-        lambda: gateway.envoy.stats()["http.ingress.downstream_rq_active"] == 0, "ended requests")
+        lambda: gateway.envoy.stats()["http.aoai.downstream_rq_active"] == 0, "ended requests")
     gate.open()
     resources[kind].script.then(told(resources[kind]))
     assert exchange(gateway, kind).head.header(HEADER) == "role_missing"

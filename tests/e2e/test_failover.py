@@ -18,11 +18,12 @@ from websockets.sync.client import connect as websocket
 from azure_sim import (HANG_LIMIT, RESET, Answer, AzureSim, Delivery, Gate, RecordedRequest,
                        Resource, errors)
 from azure_sim.script import Step
+from e2e.edits import MANAGER, put
 from e2e.gateway import Gateway
 from e2e.pauses import Pauses
 from e2e.regions import (
     HOME_MODEL, HOMES, KEY, REGIONS, add_regions, answered_by, calls, chat, deployment,
-    document, options, own_headers, served, unused,
+    document, own_headers, served, unused,
 )
 from e2e.wire import Closed, Connection, Response, request
 
@@ -50,21 +51,21 @@ def regions(azure: AzureSim) -> AzureSim:
 @pytest.fixture(scope="module")
 def gateway(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
     """Its cooldowns and its patience outlast every test."""
-    return warm(start_gateway(document(regions), **options()))
+    return warm(start_gateway(document(regions)))
 
 
 @pytest.fixture(scope="module")
 def hasty(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
     """Another process, whose callers do not wait long for another region."""
     regions.reset()
-    return warm(start_gateway(document(regions, retry_within=f"{SOON:.0f}s"), **options()))
+    return warm(start_gateway(document(regions, retry_within=f"{SOON:.0f}s")))
 
 
 @pytest.fixture(scope="module")
 def brisk(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
     """Another process, with the shortest cooldown there is: a second."""
     regions.reset()
-    return warm(start_gateway(document(regions, cooldown="1s"), **options()))
+    return warm(start_gateway(document(regions, cooldown="1s")))
 
 
 def warm(gateway: Gateway) -> Gateway:
@@ -734,9 +735,17 @@ def test_what_stays_home_is_never_tried_elsewhere(
 
 # Spoofing
 
-# From a caller with such an address Envoy's router takes orders.
-INTERNAL = {"x-forwarded-for": "10.1.2.3"}
-SPOOFED = {**INTERNAL, "x-aoai-retry": "1", "x-envoy-max-retries": "5",
+@pytest.fixture(scope="module")
+def trusting(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
+    """Another process, to which its callers' addresses are internal: Envoy's router does what the
+    `x-envoy-…` headers of their requests say."""
+    regions.reset()
+    return warm(start_gateway(document(regions), edits=[put(
+        f"{MANAGER}.internal_address_config",
+        {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]})]))
+
+
+SPOOFED = {"x-aoai-retry": "1", "x-envoy-max-retries": "5",
            "x-envoy-retry-on": "5xx,reset,retriable-4xx,retriable-status-codes",
            "x-envoy-retriable-status-codes": "400,404,409,429,503",
            "x-envoy-retriable-header-names": "content-type"}
@@ -744,35 +753,35 @@ SPOOFED = {**INTERNAL, "x-aoai-retry": "1", "x-envoy-max-retries": "5",
 
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES.keys())
 def test_a_caller_cannot_have_tried_again_what_stays_home(
-        gateway: Gateway, regions: AzureSim, trouble: Step) -> None:
+        trusting: Gateway, regions: AzureSim, trouble: Step) -> None:
     for name in REGIONS:
         regions.resources[name].script.always(trouble)
-    found = create(gateway, HOMES[0], headers=SPOOFED)
+    found = create(trusting, HOMES[0], headers=SPOOFED)
     assert found.status_code == (trouble.status if isinstance(trouble, Answer) else 503)
     assert sum(calls(regions).values()) == 1
 
 
 def test_a_caller_cannot_have_a_refusal_tried_elsewhere(
-        gateway: Gateway, regions: AzureSim, aa: Resource, model: str) -> None:
+        trusting: Gateway, regions: AzureSim, aa: Resource, model: str) -> None:
     for status in (400, 409, 200):
         regions.reset()
         aa.script.then(Answer(status, body={"error": {"code": "x"}}))
-        found = chat(gateway, model, **SPOOFED)
+        found = chat(trusting, model, **SPOOFED)
         assert found.status_code == status
         answered_by(found, "aa", 1)
         assert calls(regions) == {"aa": 1}
 
 
 @pytest.mark.parametrize("spoofed", [
-    SPOOFED, {**INTERNAL, "x-envoy-max-retries": "0"}, {"x-aoai-cluster": "aoai/aa"},
-    {**INTERNAL, "x-envoy-upstream-rq-per-try-timeout-ms": "1"},
+    SPOOFED, {"x-envoy-max-retries": "0"}, {"x-aoai-cluster": "aoai/aa"},
+    {"x-envoy-upstream-rq-per-try-timeout-ms": "1"},
 ], ids=["more", "fewer", "cluster", "timeout"])
 def test_a_caller_cannot_change_what_is_tried(
-        gateway: Gateway, regions: AzureSim, aa: Resource, model: str, spoofed: Dict[str, str]
+        trusting: Gateway, regions: AzureSim, aa: Resource, model: str, spoofed: Dict[str, str]
 ) -> None:
     aa.script.then(errors.throttled(retry_after_ms=LONG))
-    served(chat(gateway, model, **spoofed), "bb", 2)
-    served(chat(gateway, model, **spoofed), "bb", 1)
+    served(chat(trusting, model, **spoofed), "bb", 2)
+    served(chat(trusting, model, **spoofed), "bb", 1)
     assert calls(regions) == {"aa": 1, "bb": 2}
 
 

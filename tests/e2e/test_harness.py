@@ -1,4 +1,4 @@
-"""The harness itself, without the filter: a plain route from Envoy to simulated Azure."""
+"""The harness itself: what is rendered, but without the filter, in front of simulated Azure."""
 
 from __future__ import annotations
 
@@ -8,24 +8,36 @@ import httpx
 import pytest
 
 from azure_sim import HANG_LIMIT, AzureSim, Delivery, Gate
-from e2e.bootstrap import bootstrap
+from e2e import config
+from e2e.edits import (CLUSTERS, MANAGER, VIRTUAL_HOST, Edit, add, all_at, put, remove,
+                       without_filter)
 from e2e.envoy import Envoy, EnvoyFailed
 from e2e.gateway import Gateway, Rejected
+from e2e.rendering import in_front_of
 from e2e.wire import request
 
+Json = Dict[str, Any]
 CHAT = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture(scope="module")
-def plain(azure: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
-    for name, tls in (("eastus", False), ("sweden", True)):
-        if name not in azure.resources:
-            azure.add_resource(name, host=f"contoso-{name}.openai.azure.com", tls=tls,
-                               deployments={"gpt-4o": "gpt-4o"})
-    if "down" not in azure.resources:
-        azure.add_resource("down", host="contoso-down.openai.azure.com", refuses_connections=True)
-    return start_gateway(None, lds=True, pools=[["down", "eastus"], ["eastus", "down"]])
+def document(azure: AzureSim) -> Json:
+    """A model on a resource and another one that is down, and one on a resource with TLS."""
+    azure.add_resource("eastus", host="contoso-eastus.openai.azure.com",
+                       deployments={"gpt-4o": "gpt-4o"})
+    azure.add_resource("sweden", host="contoso-sweden.openai.azure.com", tls=True,
+                       deployments={"gpt-4o": "gpt-4o"})
+    azure.add_resource("down", host="contoso-down.openai.azure.com", refuses_connections=True)
+    return config.config(
+        subscriptions=[config.subscription("search", key="a-key")],
+        backends=[config.backend(one) for one in azure.resources.values()],
+        models=[config.model("gpt-4o", "eastus", "down"), config.model("private", "sweden")])
+
+
+@pytest.fixture(scope="module")
+def plain(document: Json, start_gateway: Callable[..., Gateway]) -> Gateway:
+    return start_gateway(document, lds=True, edits=[without_filter])
 
 
 def headers(azure: AzureSim, name: str) -> Dict[str, str]:
@@ -94,53 +106,79 @@ def test_an_upload_is_visible_while_it_arrives(plain: Gateway, azure: AzureSim) 
 
 
 def test_stats_and_configuration_of_envoy_can_be_read(plain: Gateway) -> None:
-    before = plain.envoy.stats().get("http.ingress.downstream_rq_total", 0)
-    assert plain.http.get("/", headers={"x-aoai-cluster": "nowhere"}).status_code == 503
-    assert plain.envoy.wait_for_stat("http.ingress.downstream_rq_total", before + 1) == before + 1
+    before = plain.envoy.stats().get("http.aoai.downstream_rq_total", 0)
+    assert status_of_a_new_connection(plain) == 503
+    assert plain.envoy.wait_for_stat("http.aoai.downstream_rq_total", before + 1) == before + 1
     assert plain.envoy.stats()["server.concurrency"] in (1, 2)
     assert "configs" in plain.envoy.config_dump()
     assert "envoy_http_downstream_rq_total" in plain.envoy.prometheus()
 
 
-def answer_everything(listener: Dict[str, Any]) -> None:
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    manager["route_config"]["virtual_hosts"][0]["routes"] = [
-        {"match": {"prefix": "/"}, "direct_response": {"status": 418}}]
+answer_everything = put(f"{VIRTUAL_HOST}.routes", [
+    {"match": {"prefix": "/"}, "direct_response": {"status": 418}}])
 
 
 def test_the_listener_can_be_replaced_while_an_answer_streams(
-        azure: AzureSim, plain: Gateway) -> None:
+        azure: AzureSim, document: Json, plain: Gateway) -> None:
     gate = Gate()
     azure.resources["eastus"].script.then(Delivery(each_chunk=gate))
     with plain.connect() as connection:
         connection.send(stream_request(azure))
         gate.release()
         assert connection.read_head().status == 200
-        plain.reconfigure(None, edit_listener=answer_everything)
+        plain.reconfigure(document, answer_everything)
         assert plain.envoy.port() == plain.port
         assert status_of_a_new_connection(plain) == 418
         gate.open()
         assert list(iter(connection.read_event, None))[-1].data == b"data: [DONE]"
-    plain.reconfigure(None, edit_listener=None)
+    plain.reconfigure(document)
     assert status_of_a_new_connection(plain) == 503
 
 
 def status_of_a_new_connection(plain: Gateway) -> int:
-    return httpx.get(plain.url, timeout=HANG_LIMIT, trust_env=False).status_code
+    """That of a request to a cluster that there is not."""
+    return httpx.get(plain.url, headers={"x-aoai-cluster": "aoai_nowhere"}, timeout=HANG_LIMIT,
+                     trust_env=False).status_code
 
 
-def test_a_listener_that_envoy_refuses_leaves_the_old_one_and_says_why(plain: Gateway) -> None:
-    def break_it(listener: Dict[str, Any]) -> None:
-        listener["filter_chains"][0]["filters"][0]["typed_config"]["stat_prefix"] = ""
-
+def test_a_listener_that_envoy_refuses_leaves_the_old_one_and_says_why(
+        document: Json, plain: Gateway) -> None:
     with pytest.raises(Rejected, match=r"[sS]tat_?[pP]refix"):
-        plain.reconfigure(None, edit_listener=break_it)
-    assert plain.http.get("/", headers={"x-aoai-cluster": "nowhere"}).status_code == 503
-    plain.reconfigure(None, edit_listener=None)
+        plain.reconfigure(document, put(f"{MANAGER}.stat_prefix", ""))
+    assert status_of_a_new_connection(plain) == 503
+    plain.reconfigure(document)
 
 
-def test_a_bootstrap_that_envoy_refuses_fails_with_its_log(azure: AzureSim) -> None:
-    broken = bootstrap(None, azure)
-    broken["static_resources"]["clusters"].append({"name": "x", "type": "NOT_A_TYPE"})
+def test_a_bootstrap_that_envoy_refuses_fails_with_its_log(azure: AzureSim, document: Json) -> None:
+    broken = in_front_of(azure, document, [
+        add(CLUSTERS, {"name": "x", "type": "NOT_A_TYPE"})])
     with pytest.raises(EnvoyFailed, match="NOT_A_TYPE"):
         Envoy(broken)
+
+
+# Edits by path
+
+
+def test_an_edit_is_made_wherever_its_path_leads() -> None:
+    tree: Json = {"lists": [{"name": "aoai/a>b", "x": {"y.z": [1]}}, {"name": "aoai_a", "x": {}},
+                            {"x": {"y.z": [2]}}]}
+    put("lists[*].x.new", 0)(tree)
+    put("lists[aoai*].old", 1)(tree)
+    add("lists[*].x[y.z]", 3, 4)(tree)
+    assert tree == {"lists": [{"name": "aoai/a>b", "old": 1, "x": {"y.z": [1, 3, 4], "new": 0}},
+                              {"name": "aoai_a", "old": 1, "x": {"new": 0}},
+                              {"x": {"y.z": [2, 3, 4], "new": 0}}]}
+    assert all_at(tree, "lists[*].old") == [1, 1]
+    remove("lists[aoai*]")(tree)
+    assert tree == {"lists": [{"x": {"y.z": [2, 3, 4], "new": 0}}]}
+
+
+@pytest.mark.parametrize("edit", [
+    put("lists[aoai/*].x", 1), put("other.x", 1), add("lists[aoai_a].y", 1), remove("lists[b]"),
+    remove("lists[*].y")])
+def test_an_edit_whose_path_leads_nowhere_is_an_error(edit: Edit) -> None:
+    tree: Json = {"lists": [{"name": "aoai_a"}]}
+    with pytest.raises(AssertionError, match="nothing at"):
+        edit(tree)
+    assert tree == {"lists": [{"name": "aoai_a"}]}
+    remove("lists[b]", if_there=True)(tree)

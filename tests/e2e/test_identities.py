@@ -12,6 +12,7 @@ import pytest
 from azure_sim import Answer, AzureSim, Delivery, Gate, RecordedRequest, clouds, errors
 from e2e import calls, config
 from e2e.calls import Call
+from e2e.edits import BACKEND_PLUGIN, configured
 from e2e.gateway import Gateway
 from e2e.identities import KEY, Identities, SignIn, chat_call, metric
 from e2e.wire import Response
@@ -80,17 +81,11 @@ def pool_model(found: Identities, name: str, *backends: str) -> Json:
                                 for rank, one in enumerate(backends)])
 
 
-def pools(*names: str) -> List[List[str]]:
-    """Every pool of one or two of these."""
-    return [[one] for one in names] + [[one, two] for one in names for two in names if one != two]
-
-
 def pooled(found: Identities, workers: int, *models: Json) -> Gateway:
-    """An Envoy with these models beside each backend's own, and with every pool that they may
-    need."""
+    """An Envoy with these models beside each backend's own."""
     document = found.document(failover=FAILOVER)
     document["models"] += models
-    return found.gateway(workers, document, pools=pools(*found.all))
+    return found.gateway(workers, document)
 
 
 def all_signed_in(found: Identities, gateway: Gateway, *names: str) -> None:
@@ -152,17 +147,8 @@ def test_a_token_is_not_taken_along_where_the_clusters_know_one_identity_only(
         del known["identities"]
         known["backends"] = [{name: value for name, value in backend.items() if name != "identity"}
                              for backend in document["backends"]]
-
-        def replaced(bootstrap: Json) -> None:
-            found.edit(bootstrap)
-            for cluster in bootstrap["static_resources"]["clusters"]:
-                if cluster["name"].startswith("aoai/"):
-                    [protocol] = cluster["typed_extension_protocol_options"].values()
-                    plugin = protocol["http_filters"][0]["typed_config"]["config"]
-                    plugin["configuration"]["value"] = json.dumps(known)
-
-        with Gateway(document, sim, workers=workers, pools=pools(*found.all), edit=replaced
-                     ) as gateway:
+        replaced = configured(known, BACKEND_PLUGIN)
+        with found.gateway(workers, document, edits=[replaced]) as gateway:
             all_signed_in(found, gateway, "one", "two")
             found.resource_of("two").script.then(THROTTLED)
             served_by(calls.send(gateway, by_path("both")), "one", 2)
@@ -271,7 +257,7 @@ def test_a_request_that_waits_goes_to_whichever_identity_has_its_token_first(
         with pooled(found, workers, pool_model(found, "both", "slow", "quick")) as gateway:
             with gateway.connect() as connection:
                 connection.send(chat_call("both").raw())
-                gateway.envoy.wait_for_stat("http.ingress.downstream_rq_active")
+                gateway.envoy.wait_for_stat("http.aoai.downstream_rq_active")
                 assert found.nothing_arrived()
                 gate.open()
                 served_by(connection.read_response(), "quick", 1)

@@ -19,7 +19,7 @@ from e2e.wire import Response
 
 OTHER_TENANTS = {"us_government": "11111111-0000-4000-8000-000000000011",
                  "china": "22222222-0000-4000-8000-000000000022"}
-ACTIVE = "http.ingress.downstream_rq_active"
+ACTIVE = "http.aoai.downstream_rq_active"
 
 
 # Who signs in

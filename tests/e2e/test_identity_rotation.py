@@ -8,16 +8,17 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Callable, Dict, Iterator, List, Optional, Set
 
 import pytest
 
 from azure_sim import SECRET_FILE, TOKEN_FILE, AzureSim, ClientSecret, ProjectedVolume, assertions
 from azure_sim.secret import Credential
 from e2e import calls
+from e2e.edits import LISTENERS, remove
 from e2e.envoy import EnvoyFailed
 from e2e.gateway import Gateway
-from e2e.identities import Identities, SignIn, proof_cluster
+from e2e.identities import Identities, SignIn
 from e2e.wire import Response
 
 FILES = {"workload_identity": TOKEN_FILE, "client_secret": SECRET_FILE}
@@ -149,13 +150,10 @@ def test_a_file_that_no_listener_serves_is_a_failure_like_others(workers: int, t
                                                                  ) -> None:
     with AzureSim() as sim:
         found = Identities(sim, tmp_path)
-        found.add("workload_identity", "one", proof="not-served")
-
-        def add_cluster(bootstrap: Dict[str, Any]) -> None:
-            found.edit(bootstrap)
-            bootstrap["static_resources"]["clusters"].append(proof_cluster("not-served"))
-        with Gateway(found.document(token_wait="300ms"), sim, workers=workers, edit=add_cluster
-                     ) as gateway:
+        found.add("workload_identity", "one",
+                  proof=found.add_proof("not-served", ProjectedVolume(tmp_path / "nothing", {})))
+        with found.gateway(workers, found.document(token_wait="300ms"),
+                           edits=[remove(f"{LISTENERS}[aoai/not-served]")]) as gateway:
             calls.own_answer(found.chat(gateway, "one"), "token_unavailable")
             found.wait_for_fetches(gateway, "failed", 2)
             [line] = found.all["one"].log(gateway)

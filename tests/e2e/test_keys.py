@@ -10,6 +10,7 @@ from azure_sim import AzureSim
 from e2e import config
 from e2e.calls import (API_VERSION, JSON, MESSAGES, Call, arrived_at, chat, dated, get, goes_on,
                        nothing_arrived, own_answer, refused, send, v1, warm)
+from e2e.edits import MANAGER, put
 from e2e.gateway import Gateway
 
 KEY, SECONDARY, OTHER = "primary-Key.1", "secondary-Key.2", "key-of-another-team"
@@ -240,11 +241,8 @@ def test_headers_beyond_envoys_limit_are_envoys_own_431(gateway: Gateway, azure:
 
 def test_a_key_of_64_kib_reaches_the_filter_where_envoy_lets_it(
         cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> None:
-    def raise_the_limit(listener: Dict[str, Any]) -> None:
-        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        manager["max_request_headers_kb"] = 256
-
-    gateway = warm(start_gateway(document(cloud), edit_listener=raise_the_limit), GOOD)
+    raise_the_limit = put(f"{MANAGER}.max_request_headers_kb", 256)
+    gateway = warm(start_gateway(document(cloud), edits=[raise_the_limit]), GOOD)
     cloud.reset()
     long = "k" * 64 * 1024
     for call in (chat("gpt-4o", ("api-key", long)),

@@ -9,7 +9,7 @@ import pytest
 
 from azure_sim import Answer, AzureSim, errors
 from e2e.gateway import Gateway
-from e2e.regions import add_regions, chat, document, options, served
+from e2e.regions import add_regions, chat, document, served
 
 Json = Dict[str, Any]
 MODEL, OTHER = "m1", "m2"
@@ -34,7 +34,7 @@ def warm(gateway: Gateway) -> None:
 def test_what_cools_is_left_alone_by_the_next_configuration_too(
         regions: AzureSim, start_gateway: Callable[..., Gateway]) -> None:
     complete = document(regions)
-    with start_gateway(complete, lds=True, **options()) as gateway:
+    with start_gateway(complete, lds=True) as gateway:
         warm(gateway)
         regions.resources["aa"].script.then(errors.throttled(retry_after_ms="600000"))
         served(chat(gateway, MODEL), "bb", 2)
@@ -52,7 +52,7 @@ def test_failures_are_counted_on_as_long_as_a_model_is_there(
     """Three in a row leave a region alone, unless a configuration without the model came between.
     """
     complete = document(regions)
-    with start_gateway(complete, lds=True, **options()) as gateway:
+    with start_gateway(complete, lds=True) as gateway:
         warm(gateway)
         aa = regions.resources["aa"]
         aa.script.then(BUSY, BUSY)

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
-import yaml
 
 from azure_sim import RESET, Answer, AzureSim, ManagedIdentity, Resource
 from azure_sim.records import RecordedRequest
 from e2e import config
-from e2e.bootstrap import Options, bootstrap
+from e2e.edits import MANAGER, put
 from e2e.envoy import Envoy
 from e2e.gateway import Gateway
-from e2e.identity import closed_gate, more_listeners
-from e2e.single import (BODY, CHAT, KEY, MODEL, OTHER_KEY, V1_CHAT, Json, assert_refused, chat,
+from e2e.identity import closed_gate
+from e2e.rendering import in_front_of, more_listeners
+from e2e.single import (BODY, CHAT, KEY, MODEL, OTHER_KEY, V1_CHAT, assert_refused, chat,
                         east, raw_chat, settings)
 from e2e.wire import Connection, request
 
-EXAMPLE = Path(__file__).parents[2] / "envoy" / "envoy.yaml"
 Start = Callable[..., Gateway]
 Labels = Tuple[Tuple[str, str], ...]
 
@@ -32,11 +31,6 @@ def resource(azure: AzureSim) -> Resource:
 
 
 # Metrics
-
-
-def labelled(bootstrap: Json) -> None:
-    """The pairs in the names of the metrics become labels as in the example that users copy."""
-    bootstrap["stats_config"] = yaml.safe_load(EXAMPLE.read_text())["stats_config"]
 
 
 def of_the_module(text: str) -> Dict[Tuple[str, Labels], int]:
@@ -66,7 +60,7 @@ def test_requests_are_counted_by_outcome_and_backend(
     document["backends"].append(
         config.backend("far-away_2", endpoint="https://contoso-far-away.openai.azure.com"))
     document["models"].append(config.model("other", "far-away_2"))
-    with start_gateway(document, edit=labelled) as gateway:
+    with start_gateway(document) as gateway:
         gateway.envoy.wait_until(
             lambda: of_the_module(gateway.envoy.prometheus()).get(fetches_total("success")) == 1,
             "counted fetch")
@@ -111,7 +105,7 @@ def test_token_fetches_are_counted_by_result_and_the_gauge_shows_no_token(
     azure.identity.system_assigned = None
     gate = closed_gate(azure)
     azure.identity.script.then(Answer(500))
-    with start_gateway(settings(resource, token_wait="100ms"), edit=labelled) as gateway:
+    with start_gateway(settings(resource, token_wait="100ms")) as gateway:
         def metrics() -> Dict[Tuple[str, Labels], int]:
             return of_the_module(gateway.envoy.prometheus())
 
@@ -159,7 +153,7 @@ def log_of_outages(workers: int) -> Iterator[List[str]]:
             name: settings(east(sim), identity=config.managed_identity(client_id=one.client_id))
             for name, one in identities.items()}
         with Gateway(settings(east(sim)), sim, workers=workers,
-                     edit=more_listeners(configurations)) as gateway:
+                     edits=[more_listeners(sim, configurations)]) as gateway:
             gateway.envoy.wait_until(lambda: min(asked.values()) >= 3, "third fetches")
             for name in identities:
                 port = gateway.envoy.port(name)
@@ -242,8 +236,7 @@ def test_keys_and_tokens_show_nowhere(
         Answer(500, body={"error": "odd", "access_token": bad}))
     azure.identity.lifetime = 10
     document = settings(resource, keys=(MARKED, MARKED_SECOND), token_wait="50ms")
-    envoy = start_envoy(bootstrap(document, azure, Options()), workers=workers,
-                        wasm_log_level="trace")
+    envoy = start_envoy(in_front_of(azure, document), workers=workers, wasm_log_level="trace")
     answers: List[str] = []
 
     def send_all() -> List[int]:
@@ -285,15 +278,10 @@ def test_keys_and_tokens_show_nowhere(
 def test_no_key_shows_in_an_access_log(azure: AzureSim, resource: Resource, start_gateway: Start,
                                        tmp_path: Path) -> None:
     log = tmp_path / "access.log"
-
-    def with_access_log(listener: Json) -> None:
-        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        manager["access_log"] = [{"name": "file", "typed_config": {
+    gateway = start_gateway(settings(resource), edits=[put(f"{MANAGER}.access_log", [{
+        "name": "file", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": str(log)}}]
-        manager["access_log_options"] = {"flush_access_log_on_new_request": False}
-
-    gateway = start_gateway(settings(resource), edit_listener=with_access_log)
+            "path": str(log)}}])])
     paths = {
         "served": f"/openai/v1/models?x=1&api-key={KEY}",
         "not granted": f"/openai/v1/files?x=2&api-key={KEY}",

@@ -3,6 +3,7 @@ simulated Azure."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -19,10 +20,10 @@ from azure_sim import (HANG_LIMIT, SECRET_FILE, TOKEN_FILE, AzureSim, ProjectedV
 from azure_sim.endpoint import Endpoint
 from azure_sim.managed_identity import ManagedIdentityEndpoint
 from e2e import config
-from e2e.bootstrap import CLUSTER_HEADER, listener, wasm_module
-from e2e.bootstrap import LISTENER as RAW_LISTENER
+from e2e.edits import LISTENERS, OUR_LISTENER, add, forward_to, only
 from e2e.envoy import Envoy
-from e2e.rendering import LISTENER, ROOT, at, bootstrap, rendered, resource_at, validated
+from e2e.rendering import (ROOT, at, bootstrap, rendered, resource_at, validated,
+                           wasm_module)
 from e2e.single import BODY, CHAT, KEY, MODEL, Json, assert_refused, east, settings
 
 Start = Callable[..., Envoy]
@@ -147,7 +148,7 @@ KINDS = [managed, app_service, app_service_by_name, app_service_resolved, federa
 
 
 def chat(envoy: Envoy, model: str = MODEL, key: str = KEY, **headers: str) -> httpx.Response:
-    url = f"http://127.0.0.1:{envoy.port(LISTENER)}{CHAT.replace(MODEL, model)}"
+    url = f"http://127.0.0.1:{envoy.port()}{CHAT.replace(MODEL, model)}"
     return httpx.post(url, headers={"api-key": key, **headers}, json=BODY, timeout=HANG_LIMIT,
                       trust_env=False)
 
@@ -196,15 +197,14 @@ def test_the_header_of_app_service_is_there_once_and_shows_nowhere(
     azure.app_service.lifetime = SHORT
     identity = {"app_service": {"cluster": ENDPOINT, "endpoint": azure.app_service.url}}
     found = bootstrap(settings(resource, identity=identity), resource_at(resource))
-    with_raw_listener(found)
+    with_raw_listener(found, to=ENDPOINT)
     value = azure.app_service.identity_header
     with start_envoy(found, environment=environment(azure), wasm_log_level="trace") as envoy:
         assert chat(envoy, **{"x-identity-header": "forged"}).status_code == 200
         azure.app_service.wait_for_requests(2)
         shown = {"/config_dump": json.dumps(envoy.config_dump()), "/stats": str(envoy.stats())}
-        raw = httpx.get(f"http://127.0.0.1:{envoy.port(RAW_LISTENER)}/raw", trust_env=False,
-                        headers={CLUSTER_HEADER: ENDPOINT, "x-identity-header": "forged"},
-                        timeout=HANG_LIMIT)
+        raw = httpx.get(f"http://127.0.0.1:{envoy.port('raw')}/raw", trust_env=False,
+                        headers={"x-identity-header": "forged"}, timeout=HANG_LIMIT)
     # Forged or not, the answer is about the request, which is none for a token.
     assert raw.status_code == 400, raw.text
     assert "/raw" in [request.path for request in azure.app_service.requests]
@@ -218,9 +218,11 @@ def test_the_header_of_app_service_is_there_once_and_shows_nowhere(
     assert resource.requests[0].header_values("x-identity-header") == ["forged"]
 
 
-def with_raw_listener(found: Json) -> None:
-    """A listener without the filter, by which a test reaches any cluster."""
-    found["static_resources"]["listeners"].append(listener(None))
+def with_raw_listener(found: Json, *, to: str) -> None:
+    """A listener without the filter, by which a test reaches this cluster."""
+    raw = {**copy.deepcopy(only(found, OUR_LISTENER)), "name": "raw"}
+    forward_to(raw, to)
+    add(LISTENERS, raw)(found)
 
 
 # Proofs that change
@@ -277,8 +279,8 @@ def test_nobody_but_envoy_reaches_the_proof(azure: AzureSim, resource: Resource,
     with start_envoy(found) as envoy:
         assert chat(envoy).status_code == 200
         [ours, proof] = envoy.admin.get("/listeners?format=json").json()["listener_statuses"]
-        url = f"http://127.0.0.1:{envoy.port(LISTENER)}/"
-        answer = httpx.get(url, headers={"api-key": KEY, CLUSTER_HEADER: PROOF}, trust_env=False,
+        url = f"http://127.0.0.1:{envoy.port()}/"
+        answer = httpx.get(url, headers={"api-key": KEY, "x-aoai-cluster": PROOF}, trust_env=False,
                            timeout=HANG_LIMIT)
         served = envoy.stats()["http.aoai_proof.downstream_rq_total"]
         azure.entra.wait_for_requests(1)

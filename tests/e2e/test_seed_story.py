@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from azure_sim import HANG_LIMIT, AzureSim, Resource
+from e2e.edits import configured
 from e2e.envoy import EnvoyFailed
 from e2e.gateway import Gateway
 from e2e.single import BODY, CHAT, HOST, MODEL, Json, chat, settings
@@ -67,7 +68,8 @@ def test_2_the_tool_refuses_the_regional_endpoint_before_it_is_deployed(
 def test_2_envoy_refuses_the_regional_endpoint_when_it_is_deployed(
         resource: Resource, start_gateway: Callable[..., Gateway]) -> None:
     with pytest.raises(EnvoyFailed) as failure:
-        start_gateway(with_endpoint(resource, REGIONAL_HOST))
+        start_gateway(settings(resource),
+                      edits=[configured(with_endpoint(resource, REGIONAL_HOST))])
     [line] = [one for one in str(failure.value).splitlines() if NAMED in one]
     assert THE_ERROR["error"]["message"] in line and "Keys and Endpoint" in line
     assert resource.requests == []

@@ -165,8 +165,6 @@ ABSOLUTE: Dict[str, Tuple[Call, str]] = {
     "of the admin interface": (get("http://127.0.0.1:9901/quitquitquit", TEAM),
                                "unknown_operation"),
     "without a path": (get("http://169.254.169.254", TEAM), "unknown_operation"),
-    "with another scheme": (get("https://169.254.169.254" + TOKEN_PATH, METADATA, TEAM),
-                            "unknown_operation"),
     "in the path": (get("/http://169.254.169.254" + TOKEN_PATH, METADATA, TEAM),
                     "unknown_operation"),
 }
@@ -186,6 +184,8 @@ ENVOYS_OWN = {
     "a space in a name": b"GET /openai/v1/models HTTP/1.1\r\nhost: a\r\nx-aoai-cluster : b\r\n",
     "bytes that are no ASCII": b"GET /openai/v1/models\xff HTTP/1.1\r\nhost: a\r\n",
     "a fragment": b"GET /openai/v1/realtime?model=allowed#&model=secret HTTP/1.1\r\nhost: a\r\n",
+    "another scheme": b"GET https://169.254.169.254" + TOKEN_PATH.encode()
+                      + b" HTTP/1.1\r\nhost: a\r\nmetadata: true\r\n",
     "no such protocol": b"GET /openai/v1/models HTTP/3.1\r\nhost: a\r\n",
 }
 

@@ -95,7 +95,7 @@ def test_a_client_that_leaves_in_the_middle_is_noticed_upstream(
         connection.leave()
     resource.recorder.wait_until(lambda seen: any(one.left for one in seen), "client that left")
     gateway.envoy.wait_until(
-        lambda: gateway.envoy.stats()["http.ingress.downstream_rq_active"] == 0, "ended request")
+        lambda: gateway.envoy.stats()["http.aoai.downstream_rq_active"] == 0, "ended request")
 
 
 # WebSockets

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +16,17 @@ from azure_sim import (HANG, HANG_LIMIT, RESET, Answer, AzureSim, Delivery, Gate
 from azure_sim.records import RecordedRequest
 from azure_sim.script import Step
 from e2e import config
-from e2e.bootstrap import cluster
-from e2e.gateway import Gateway
-from e2e.identity import (FETCHES, closed_gate, fetched, identity_port, more_listeners,
-                          token_answer)
+from e2e.edits import CLUSTERS, leads_to, take
+from e2e.gateway import Gateway, from_file, write_resources
+from e2e.identity import FETCHES, closed_gate, fetched, token_answer
+from e2e.rendering import more_listeners
 from e2e.single import (CHAT, JSON_TYPE, KEY, MODEL, V1_CHAT, Json, assert_refused, callers, chat,
                         east, raw_chat, settings, until_served)
 from e2e.wire import Connection, Response, request
 
 Start = Callable[..., Gateway]
 SHORT_WAIT = "300ms"
-ACTIVE = "http.ingress.downstream_rq_active"
+ACTIVE = "http.aoai.downstream_rq_active"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_the_first_token_is_fetched_before_any_request(
     with start_gateway(settings(resource)) as gateway:
         azure.identity.wait_for_requests(1)
         gateway.envoy.wait_for_stat(FETCHES + "success")
-        assert gateway.envoy.stats()["http.ingress.downstream_rq_total"] == 0
+        assert gateway.envoy.stats()["http.aoai.downstream_rq_total"] == 0
         assert chat(gateway).status_code == 200
         assert fetched(gateway) == 1
 
@@ -166,7 +165,7 @@ def outages(workers: int) -> Iterator[Dict[str, Outage]]:
             identity=config.managed_identity(client_id=outage.identity.client_id),
         ) for name, outage in found.items()}
         with Gateway(settings(resource), sim, workers=workers,
-                     edit=more_listeners(configurations)) as gateway:
+                     edits=[more_listeners(sim, configurations)]) as gateway:
             sim.identity.wait_for_requests(len(found) + 1)
             ports = {name: gateway.envoy.port(name) for name in found}
             asking = {name: Connection(port) for name, port in ports.items()}
@@ -323,8 +322,8 @@ def test_a_refusal_ends_the_wait_and_is_not_asked_for_again(
 def test_an_endpoint_that_refuses_connections_is_found_when_it_is_back(
         azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
     port = taken_port()
-    with start_gateway(settings(resource, token_wait=SHORT_WAIT),
-                       edit=identity_port(port)) as gateway:
+    leads_there = leads_to(config.IDENTITY_CLUSTER, port.getsockname()[1])
+    with start_gateway(settings(resource, token_wait=SHORT_WAIT), edits=[leads_there]) as gateway:
         answer = chat(gateway)
         assert_refused(answer, 503, "token_unavailable")
         assert int(answer.headers["retry-after-ms"]) >= 1000
@@ -336,27 +335,20 @@ def test_an_endpoint_that_refuses_connections_is_found_when_it_is_back(
 
 def test_a_cluster_that_envoy_does_not_have_is_used_once_it_does(
         azure: AzureSim, resource: Resource, start_gateway: Start, tmp_path: Path) -> None:
-    def write_clusters(*found: Json) -> None:
-        kind = {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster"}
-        document = {"resources": [{**kind, **one} for one in found]}
-        (tmp_path / "partial").write_text(json.dumps(document))
-        os.replace(tmp_path / "partial", tmp_path / "cds.json")
+    file, kind = tmp_path / "cds.json", "cluster.v3.Cluster"
+    moved: List[Json] = []
 
-    def clusters_from_a_file(bootstrap: Json) -> None:
-        clusters = bootstrap["static_resources"]["clusters"]
-        clusters[:] = [one for one in clusters if one["name"] != config.IDENTITY_CLUSTER]
-        bootstrap["dynamic_resources"] = {"cds_config": {
-            "resource_api_version": "V3", "path_config_source": {
-                "path": str(tmp_path / "cds.json"),
-                "watched_directory": {"path": str(tmp_path)}}}}
+    def moved_to_a_file(bootstrap: Json) -> None:
+        moved.append(take(bootstrap, f"{CLUSTERS}[{config.IDENTITY_CLUSTER}]"))
+        bootstrap["dynamic_resources"] = {"cds_config": from_file(file)}
 
-    write_clusters()
+    write_resources(file, kind)
     with start_gateway(settings(resource, token_wait=SHORT_WAIT),
-                       edit=clusters_from_a_file) as gateway:
+                       edits=[moved_to_a_file]) as gateway:
         assert_refused(chat(gateway), 503, "token_unavailable")
         assert resource.requests == azure.identity.requests == []
         gateway.envoy.wait_for_log("no cluster")
-        write_clusters(cluster(config.IDENTITY_CLUSTER, azure.identity.port))
+        write_resources(file, kind, *moved, version=1)
         until_served(gateway)
 
 
@@ -440,14 +432,14 @@ def test_a_body_that_trickles_in_around_the_token_arrives_whole(
                                              ("transfer-encoding", "chunked")])
             connection.send(head, *map(chunk, before))
             sent = len(head) + sum(len(chunk(piece)) for piece in before)
-            gateway.envoy.wait_for_stat("http.ingress.downstream_cx_rx_bytes_total", sent)
+            gateway.envoy.wait_for_stat("http.aoai.downstream_cx_rx_bytes_total", sent)
             assert resource.requests == []
             gate.open()
             gateway.envoy.wait_for_stat(FETCHES + "success")
             for piece in after:
                 connection.send(chunk(piece))
                 sent += len(chunk(piece))
-                gateway.envoy.wait_for_stat("http.ingress.downstream_cx_rx_bytes_total", sent)
+                gateway.envoy.wait_for_stat("http.aoai.downstream_cx_rx_bytes_total", sent)
             if known_before:
                 resource.recorder.wait_until(
                     lambda seen: bool(seen) and seen[0].body_length > 0, "first part of the body")
@@ -467,7 +459,7 @@ def test_a_body_that_stalls_when_its_token_has_come_is_told_to_come_again(
         with gateway.connect() as connection:
             head = request("POST", CHAT, [("api-key", KEY), JSON_TYPE, ("content-length", "99")])
             connection.send(head, "{")
-            gateway.envoy.wait_for_stat("http.ingress.downstream_cx_rx_bytes_total", len(head) + 1)
+            gateway.envoy.wait_for_stat("http.aoai.downstream_cx_rx_bytes_total", len(head) + 1)
             gate.open()
             answer = connection.read_response()
         assert_refused(answer, 503, "token_unavailable")

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Set
 
 import pytest
 
@@ -15,16 +15,16 @@ from azure_sim import HANG_LIMIT, AzureSim, Delivery, Gate, ManagedIdentity, err
 from azure_sim.records import RecordedRequest
 from azure_sim.script import Step
 from e2e import config
-from e2e.bootstrap import Options, listener
 from e2e.gateway import Gateway
-from e2e.regions import (KEY, add_regions, calls, chat, deployment, document, options, own_headers,
-                         served)
+from e2e.identity import FETCHES
+from e2e.regions import KEY, add_regions, calls, chat, deployment, document, own_headers, served
+from e2e.rendering import more_listeners
 from e2e.wire import Connection, request
 
 Start = Callable[..., Gateway]
 MODEL = "m1"
 CROWD = 40
-ACTIVE = "http.ingress.downstream_rq_active"
+ACTIVE = "http.aoai.downstream_rq_active"
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,6 @@ def _late(regions: AzureSim, start_gateway: Start, others: Sequence[str] = ()) -
         return None if gate is None else Delivery(before=gate)
     regions.identity.user_assigned = [identity, other]
     regions.identity.script.always(rule)
-    how = options()
     waiting = document(regions)
     waiting.update(identity=config.managed_identity(client_id=identity.client_id),
                    token_wait="60s")
@@ -93,12 +92,8 @@ def _late(regions: AzureSim, start_gateway: Start, others: Sequence[str] = ()) -
         waiting["identities"] = {"others": config.managed_identity(client_id=other.client_id)}
         waiting["backends"] = [{**one, **({"identity": "others"} if one["name"] in others else {})}
                                for one in waiting["backends"]]
-
-    def edit(bootstrap: Dict[str, Any]) -> None:
-        how["edit"](bootstrap)
-        more = listener(waiting, Options(pools=how["pools"], edit_listener=how["edit_listener"]))
-        bootstrap["static_resources"]["listeners"].append({**more, "name": "late"})
-    with start_gateway(document(regions), **{**how, "edit": edit}) as gateway:
+    beside = more_listeners(regions, {"late": waiting})
+    with start_gateway(document(regions), edits=[beside]) as gateway:
         for _ in range(8):
             chat(gateway, "m0").raise_for_status()
         for resource in regions.resources.values():
@@ -195,7 +190,7 @@ def test_a_body_that_comes_around_its_token_reaches_a_pool_whole_and_once(
     }[named_by]
     whole = body.encode()
     pieces = [whole[start:start + 4000] for start in range(0, len(whole), 4000)]
-    received = "http.ingress.downstream_cx_rx_bytes_total"
+    received = "http.aoai.downstream_cx_rx_bytes_total"
     with Connection(late.gateway.envoy.port("late"), timeout=HANG_LIMIT) as connection:
         head = request("POST", target, [("api-key", KEY), ("content-type", "application/json"),
                                         ("content-length", str(len(whole)))])
@@ -203,11 +198,7 @@ def test_a_body_that_comes_around_its_token_reaches_a_pool_whole_and_once(
         connection.send(head, *pieces[:2])
         late.gateway.envoy.wait_for_stat(received, sent)
         late.token.open()
-        # Envoy 1.36 has the metrics of a gateway with pools under a pool's name.
-        fetched = "wasmcustom.aoai_token_fetches_total.identity.default.result.success"
-        late.gateway.envoy.wait_until(
-            lambda: any(name.endswith(fetched) and value >= 2
-                        for name, value in late.gateway.envoy.stats().items()), "second token")
+        late.gateway.envoy.wait_for_stat(FETCHES + "success", 2)
         for piece in pieces[2:]:
             connection.send(piece)
             sent += len(piece)
