@@ -82,9 +82,9 @@ fmt: cargo ## Format the code
 	cargo fmt
 
 .PHONY: bench
-bench: wasm ## Measure plain Envoy, the module and Envoy's own filters side by side (ARGS="--rounds 3 --seconds 2")
+bench: wasm tools ## Measure plain Envoy, the module and Envoy's own filters side by side (ARGS="--only load,sse", ARGS=--help)
 	@command -v wrk >/dev/null || .ci/apt-install wrk
-	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) "$$(.ci/python)" tests/bench $(ARGS)
+	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) "$$(.ci/python)" tests/bench $(ARGS)
 
 .PHONY: bench-bodies
 bench-bodies: cargo ## Measure how fast bodies are read: natively, and in wasm where node is here

@@ -1,19 +1,66 @@
-"""Requests per second and CPU for a request, under the load of wrk."""
+"""load: requests per second, and CPU for a request, of a short chat request (about 1 KiB).
+
+32 connections without a pause, so that core 0 is busy all the time. `ratio` is to plain Envoy in
+the same round, the median of the rounds; `least–most` are the rounds' ratios of CPU. Envoy's own
+filters do less: api_key_auth compares keys that stand in the bootstrap, the credential is a fixed
+secret that nobody renews, there are no models, scopes or metrics of them, and a 429 is forgotten at
+once.
+"""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import json
 import re
 import shutil
+import statistics
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
-from bench.setups import BODY, KEY
+from bench import setups, tables
+from bench.machine import LOAD_CORE, MEASURED_CORE, cpu_seconds, pin
+from bench.session import Session
+from bench.setups import BODY_NAMED, KEY, LISTENER, URL_NAMED, Ports
 from e2e.envoy import Envoy
 
 CONNECTIONS = 32
+# About what a short chat request is.
+BODY = json.dumps({"messages": [{"role": "user", "content": "word " * 200}],
+                   "model": "gpt-4o"}).encode()
+
+
+@dataclass(frozen=True)
+class Row:
+    """An Envoy that is measured. `aim` is the most that its CPU for a request may be, as a multiple
+    of plain Envoy's."""
+
+    name: str
+    start: Callable[[Ports], Envoy]
+    path: str = URL_NAMED
+    aim: Optional[float] = None
+
+
+def rows() -> List[Row]:
+    """All of them, plain Envoy first."""
+    return [
+        Row("plain Envoy", lambda ports: setups.start(setups.plain(setups.one_backend(), ports))),
+        Row("gateway: URL names the model", _gateway(10), aim=1.50),
+        Row("  of 10,000 subscriptions", _gateway(10_000), aim=1.50),
+        Row("  body names the model", _gateway(10), path=BODY_NAMED, aim=1.65),
+        Row("both stages: pool of 3",
+            lambda ports: setups.start(setups.gateway(setups.pool_of_three(), ports)), aim=2.10),
+        Row("Envoy's filters: key, credential",
+            lambda ports: setups.start(setups.own_filters(ports))),
+        Row("  and a pool of 3 with retries",
+            lambda ports: setups.start(setups.own_filters_and_retries(ports))),
+    ]
+
+
+def _gateway(subscriptions: int) -> Callable[[Ports], Envoy]:
+    document = setups.one_backend(subscriptions)
+    return lambda ports: setups.start(setups.gateway(document, ports))
 
 
 @dataclass
@@ -21,9 +68,10 @@ class Load:
     """An Envoy under load; one figure for each round."""
 
     name: str
-    path: str
     envoy: Envoy
-    core: int
+    path: str
+    body: bytes = BODY
+    connections: int = CONNECTIONS
     rates: List[float] = field(default_factory=list)
     costs: List[float] = field(default_factory=list)
 
@@ -35,14 +83,15 @@ class Load:
 
     def run(self, folder: Path, seconds: int) -> Tuple[int, float]:
         """How many requests there were, and how many in a second. Fails if any of them did."""
-        script = folder / "request.lua"
+        body, script = folder / "body.json", folder / "request.lua"
+        body.write_bytes(self.body)
         script.write_text(
-            f'wrk.method = "POST"\nwrk.body = [==[{BODY}]==]\n'
+            f'wrk.method = "POST"\nwrk.body = io.open("{body}", "rb"):read("*a")\n'
             f'wrk.headers["content-type"] = "application/json"\n'
             f'wrk.headers["api-key"] = "{KEY}"\n')
-        command = ["taskset", "-c", str(self.core), wrk(), "--threads", "1", "--connections",
-                   str(CONNECTIONS), "--duration", f"{seconds}s", "--script", str(script),
-                   f"http://127.0.0.1:{self.envoy.port()}{self.path}"]
+        command = ["taskset", "-c", str(LOAD_CORE), wrk(), "--threads", "1", "--connections",
+                   str(self.connections), "--duration", f"{seconds}s", "--script", str(script),
+                   f"http://127.0.0.1:{self.envoy.port(LISTENER)}{self.path}"]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         if "Non-2xx" in text or "Socket errors" in text:
             raise SystemExit(
@@ -53,20 +102,35 @@ class Load:
         return int(found.group(1)), float(rate.group(1))
 
 
+def run_in_turn(loads: Sequence[Load], session: Session) -> None:
+    """Each of them once to warm up, and then in each round."""
+    for load in loads:
+        pin(load.envoy.pid, MEASURED_CORE)
+        load.run(session.folder, 1)
+    for turn in session.turns():
+        for load in loads[::turn]:
+            load.measure(session.folder, session.seconds)
+
+
+def measure(session: Session) -> None:
+    found = rows()
+    with contextlib.ExitStack() as stack:
+        loads = [Load(row.name, stack.enter_context(row.start(session.ports)), row.path)
+                 for row in found]
+        run_in_turn(loads, session)
+    plain = loads[0]
+    print(f"\n{'load':<34} {'requests/s':>10} {'ratio':>5}  {'CPU µs/request':>14} {'ratio':>5}"
+          f"  {'least–most':<10} aim")
+    for row, load in zip(found, loads):
+        rate = statistics.median(tables.ratios(load.rates, plain.rates))
+        costs = tables.ratios(load.costs, plain.costs)
+        print(f"{load.name:<34} {statistics.median(load.rates):>10,.0f} {rate:>5.2f}  "
+              f"{statistics.median(load.costs):>14.1f} {tables.spread(costs)}  "
+              f"{tables.aim(row.aim)}".rstrip())
+
+
 def wrk() -> str:
     path = shutil.which("wrk")
     if path is None:
         raise SystemExit("wrk is missing (make bench installs it)")
     return path
-
-
-def cpu_seconds(pid: int) -> float:
-    """The process's user and system time."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def pin(pid: int, core: int) -> None:
-    """Every thread of a process to one core."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), {core})

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Mapping, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Type, TypeVar, Union
 
 import httpx
 
@@ -37,22 +37,29 @@ class Envoy:
 
     started: List["Envoy"] = []
 
-    def __init__(self, bootstrap: Dict[str, Any], *, workers: int = 1, drain_seconds: int = 600,
-                 log_level: str = "info", wasm_log_level: str = "debug",
+    def __init__(self, bootstrap: Union[Dict[str, Any], str], *, workers: int = 1,
+                 drain_seconds: int = 600, log_level: str = "info", wasm_log_level: str = "debug",
                  environment: Optional[Mapping[str, str]] = None) -> None:
-        """`drain_seconds`: how long connections of a replaced listener may go on. Long, for what a
+        """`bootstrap`: a value, or the text of a YAML file.
+
+        `drain_seconds`: how long connections of a replaced listener may go on. Long, for what a
         test holds over a replacement must not end by itself. `environment` adds variables to those
         of this process."""
         self._folder = tempfile.TemporaryDirectory(prefix="aoai-envoy-")
         self._path = Path(self._folder.name)
-        (self._path / "bootstrap.json").write_text(json.dumps(bootstrap, indent=1))
+        if isinstance(bootstrap, str):
+            written = self._path / "bootstrap.yaml"
+            written.write_text(bootstrap)
+        else:
+            written = self._path / "bootstrap.json"
+            written.write_text(json.dumps(bootstrap, indent=1))
         self._log = self._path / "envoy.log"
         self._final_log: Optional[str] = None
         self.log_mark = 0  # where the log of the current test begins
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    _binary(), "--config-path", str(self._path / "bootstrap.json"),
+                    _binary(), "--config-path", str(written),
                     "--concurrency", str(workers), "--use-dynamic-base-id",
                     "--admin-address-path", str(self._path / "admin"),
                     # Without them it takes nothing dynamic, not even from a file.
