@@ -70,12 +70,10 @@ fuzz: cargo ## Feed every parser FUZZ_CASES inputs that are nearly right (FUZZ_S
 	  PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$(FUZZ_CASES) cargo test --locked --profile fuzz --test fuzz -- $(ARGS)
 
 .PHONY: lint
-lint: cargo ## rustfmt, clippy (native and wasm), and the edge's border
+lint: cargo ## rustfmt and clippy (native and wasm); the rooms' borders are a native test
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	.ci/cargo-wasm clippy --release --lib --locked -- --deny warnings
-	@! grep -rnE 'proxy_wasm|crate::host' src --include='*.rs' --exclude-dir=host || \
-	  { echo 'only src/host/ may name proxy_wasm, and nothing may import it'; exit 1; }
 
 .PHONY: fmt
 fmt: cargo ## Format the code

@@ -1,49 +1,36 @@
 //! One key and one address in front of Azure OpenAI, inside Envoy.
 //!
 //! The core is everything but `host`: it takes values and the time, returns values, and never names
-//! the SDK, so that all of it is tested natively. A request's way through it, in order:
+//! the SDK, so that all of it is tested natively. Read it in the order of a request's way:
 //!
-//! | module | |
-//! | --- | --- |
-//! | [`head`] | the header map, read once |
-//! | [`target`] | path and query, split and decoded once |
-//! | [`key`] | the key, and whose it is |
-//! | [`operation`] | which operation of the data plane, and where it names its model |
-//! | [`body`] | the model in a body, while that arrives |
-//! | [`placement`], [`rendezvous`] | which backends may serve the model, and who is drawn to one |
-//! | [`health`], [`hint`] | which backends are left alone, and for how long |
-//! | [`pool`] | which cluster tries it first, and then others |
-//! | [`dispatch`] | where it goes, chosen by all of these |
-//! | [`gateway`] | the way itself, which puts these together |
-//! | [`attempt`], [`progress`] | the backend stage: one attempt at one of a pool's backends, and how far they have come |
-//! | [`identity`] | the token that the request leaves with |
-//! | [`answer`] | what the caller gets where the way ends early |
-//! | [`diagnosis`] | what a backend's answer tells of a mistake |
+//! | layer | room | |
+//! | --- | --- | --- |
+//! | 1 | [`base`] | leaves that know nothing of Azure or Envoy |
+//! | 2 | [`config`] | the configuration document, read into a [`config::Config`] that cannot be invalid |
+//! | 3 | [`request`] | what came: head, path, operation, body |
+//! | 4 | [`access`] | who may call: key, subscription, scope |
+//! | 4 | [`routing`] | where to: selection, cooldowns, pools, the plan of attempts |
+//! | 4 | [`identity`] | how the proxy signs in: the token for Azure |
+//! | 4 | [`response`] | what came back: diagnosis |
+//! | 5 | [`reply`] | every error of these rooms as a local reply: the one table |
+//! | 6 | [`flow`] | the state machines of a request and of an attempt, without a host |
+//! | 7 | [`telemetry`] | names of metrics, and lines of the log |
+//! | 8 | `host` | the edge: Envoy's callbacks become events of a flow, its steps calls of Envoy |
+//! | 8 | `bin/aoai` | the command-line tool |
 //!
-//! `host` is the edge: it turns Envoy's callbacks into calls of the core and the core's answers into
-//! calls of Envoy. Nothing imports it.
+//! A room imports from those of lower layers only, and those of layer 4 not from each other;
+//! `tests/architecture.rs` enforces it.
 
-pub mod answer;
-pub mod attempt;
-pub mod body;
-pub mod clock;
+pub mod access;
+pub mod base;
 pub mod config;
-pub mod diagnosis;
-pub mod digest;
-pub mod dispatch;
-pub mod gateway;
-pub mod head;
-pub mod health;
-pub mod hint;
+pub mod flow;
 pub mod identity;
-pub mod key;
-pub mod metrics;
-pub mod operation;
-pub mod placement;
-pub mod pool;
-pub mod progress;
-pub mod rendezvous;
-pub mod target;
+pub mod reply;
+pub mod request;
+pub mod response;
+pub mod routing;
+pub mod telemetry;
 
 #[cfg(target_arch = "wasm32")]
 mod host;

@@ -60,19 +60,19 @@ fn run(status: i32, stdout: &str, stderr: &str) -> Run {
 fn check_prints_every_problem_and_how_many() {
     let json = r#"{"identity": {"managed_identity": {"cluster": "imds"}}, "token_wait": 5}"#;
     let missing = "backends: missing; expected the Azure OpenAI resources\n\
-         models: missing; expected what callers may ask for\n\
-         subscriptions: missing; expected who may call\n";
+         models: missing; expected the models that callers may use\n\
+         subscriptions: missing; expected the callers and their keys\n";
     let regional = CONFIGURATION
         .replace("https://contoso-eastus.openai.azure.com", "eastus.api.cognitive.microsoft.com");
-    let regional_says = "backends[0].endpoint: \"eastus.api.cognitive.microsoft.com\" is a regional endpoint; it knows API keys only, and would answer the proxy's Entra ID token with 400 \"Resource Id is badly formed: NA\"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME\n";
+    let problem = "backends[0].endpoint: \"eastus.api.cognitive.microsoft.com\" is a regional endpoint; it accepts API keys only, and would respond to the proxy's Entra ID token with 400 \"Resource Id is badly formed: NA\"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME\n";
     let one = "aoai: -: 1 problem\n";
     for (name, input, expected) in [
         ("right YAML", CONFIGURATION.to_owned(), run(0, OK, "")),
         ("YAML with a byte order mark", format!("\u{feff}{CONFIGURATION}"), run(0, OK, "")),
         ("YAML with a document start", format!("---\n{CONFIGURATION}"), run(0, OK, "")),
-        ("YAML that begins with a brace", "{identity: 1,\n models: # comment\n  2}".to_owned(), run(1, "identity: found a number; expected an object\nbackends: missing; expected the Azure OpenAI resources\nmodels: found a number; expected a list\nsubscriptions: missing; expected who may call\n", "aoai: -: 4 problems\n")),
+        ("YAML that begins with a brace", "{identity: 1,\n models: # comment\n  2}".to_owned(), run(1, "identity: found a number; expected an object\nbackends: missing; expected the Azure OpenAI resources\nmodels: found a number; expected a list\nsubscriptions: missing; expected the callers and their keys\n", "aoai: -: 4 problems\n")),
         ("problems of JSON", json.to_owned(), run(1, &format!("token_wait: found a number without a unit; expected a duration such as 500ms, 5s or 2m\n{missing}"), "aoai: -: 4 problems\n")),
-        ("regional endpoint", regional, run(1, regional_says, one)),
+        ("regional endpoint", regional, run(1, problem, one)),
         ("broken JSON", "{\"identity\":\n  1,,}".to_owned(), run(1, "line 2, column 5: not JSON: key must be a string\n", one)),
         ("broken YAML", "identity: {\nmodels: ]".to_owned(), run(1, "line 2, column 9: not YAML: did not find expected node content, while parsing a flow node\n", one)),
         ("field with an alias", CONFIGURATION.replace("id: search-team", "id: &c search-team").replace("name: eastus", "name: eastus\n  cluster: *c"), run(0, OK, "")),
@@ -132,11 +132,11 @@ fn digest_takes_a_key_from_standard_input_only() {
     /// `printf %s correct-horse-battery-staple | sha256sum`
     const OF_STAPLE: &str =
         "sha256:87cbebfeebc05f7c54ac9336c4b4bbec831227a641951a4bde7edd56020f8590\n";
-    const ARGUMENT: &str = "aoai: a key is never an argument, because arguments show in the process list and in the shell's history; give it on standard input: printf %s \"$KEY\" | aoai key digest\n";
+    const ARGUMENT: &str = "aoai: the key cannot be an argument, because arguments are visible in the process list and in the shell's history; pass it on standard input: printf %s \"$KEY\" | aoai key digest\n";
     const NONE: &str =
-        "aoai: standard input holds no key; give it there: printf %s \"$KEY\" | aoai key digest\n";
+        "aoai: standard input contains no key; pass it there: printf %s \"$KEY\" | aoai key digest\n";
     const SHORT: &str =
-        "aoai: a key this short can be guessed from its digest; aoai key new makes a strong one\n";
+        "aoai: this key is so short that it can be guessed from its digest; aoai key new creates a strong one\n";
     const OF_TEST: &str =
         "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n";
     let staple = "correct-horse-battery-staple";
@@ -152,7 +152,7 @@ fn digest_takes_a_key_from_standard_input_only() {
             run(
                 2,
                 "",
-                "aoai: the key has white space around it, which a header would lose; remove it\n",
+                "aoai: the key begins or ends with white space, which HTTP removes from headers; remove it\n",
             ),
         ),
         (
@@ -162,7 +162,7 @@ fn digest_takes_a_key_from_standard_input_only() {
             run(
                 2,
                 "",
-                "aoai: the key has white space around it, which a header would lose; remove it\n",
+                "aoai: the key begins or ends with white space, which HTTP removes from headers; remove it\n",
             ),
         ),
         (
@@ -172,7 +172,7 @@ fn digest_takes_a_key_from_standard_input_only() {
             run(
                 2,
                 "",
-                "aoai: the key has other characters than printable ASCII, or more than one line\n",
+                "aoai: the key contains characters other than printable ASCII, or more than one line\n",
             ),
         ),
         (
@@ -182,7 +182,7 @@ fn digest_takes_a_key_from_standard_input_only() {
             run(
                 2,
                 "",
-                "aoai: the key is longer than 1024 bytes, which the gateway takes for nobody's\n",
+                "aoai: the key is longer than 1024 bytes; the gateway accepts no such key\n",
             ),
         ),
         ("nothing", &[], String::new(), run(2, "", NONE)),
@@ -199,7 +199,7 @@ fn digest_takes_a_key_from_standard_input_only() {
 }
 
 #[test]
-fn usage_errors_end_with_2_and_say_the_usage() {
+fn usage_errors_end_with_2_and_print_the_usage() {
     for (arguments, says) in [
         (&[][..], "Usage: aoai <COMMAND>"),
         (&["check"], "Usage: aoai check <FILE>"),
@@ -225,12 +225,12 @@ fn usage_errors_end_with_2_and_say_the_usage() {
 fn help_has_examples_and_hides_what_is_refused() {
     for (arguments, says) in [
         (&["--help"][..], "aoai check gateway.yaml"),
-        (&["check", "--help"], "Exit status: 0 when there is none"),
+        (&["check", "--help"], "Exit status: 0 when there is no problem"),
         (&["check", "--help"], "aoai check -"),
-        (&["render", "--help"], "Print a whole Envoy bootstrap for a configuration"),
+        (&["render", "--help"], "Print a complete Envoy bootstrap for a configuration"),
         (&["render", "envoy", "--help"], "aoai render envoy gateway.yaml > envoy.yaml"),
         (&["doctor", "--help"], "aoai doctor gateway.yaml --json"),
-        (&["doctor", "--help"], "It shows no token and no other secret"),
+        (&["doctor", "--help"], "Prints no token and no other secret"),
         (&["explain", "--help"], "aoai explain < error.txt"),
         (&["key", "--help"], "Print the digest of a key"),
         (&["key", "new", "--help"], "$ aoai key new"),
@@ -258,7 +258,7 @@ fn render_prints_a_bootstrap_or_why_there_is_none() {
 
     let mistaken = CONFIGURATION.replace("[gpt-4o]", "[gpt-4]");
     let problem = "subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n";
-    let unknown = "aoai: --resolve japan: the document has no backend of this name, and no identity whose cluster it is\n";
+    let unknown = "aoai: --resolve japan: the document has neither a backend nor a cluster of an identity with this name\n";
     let twice = "aoai: --resolve eastus: given twice; keep one\n";
     for (name, options, input, expected) in [
         ("wrong document", &[][..], &*mistaken, run(1, problem, "aoai: -: 1 problem\n")),
@@ -284,7 +284,7 @@ fn render_prints_a_bootstrap_or_why_there_is_none() {
     }
 }
 
-/// Two identities of backends, and one that nobody uses.
+/// Two identities of backends, and one that no backend uses.
 fn with_identities(first: &str, second: &str) -> String {
     let both = format!("identities: {{first: {{{first}}}, of-two: {{{second}}}, unused: {{client_secret: {{tenant: a.b, client_id: {GUID}, cluster: x, secret_cluster: y}}}}}}");
     let named = CONFIGURATION
@@ -299,7 +299,7 @@ const GUID: &str = "00000000-0000-0000-0000-00000000000f";
 const IMDS: &str = "managed_identity: {cluster: imds}";
 
 #[test]
-fn identities_that_envoy_could_not_serve_are_told() {
+fn identities_that_envoy_could_not_serve_are_reported() {
     let app_service = |port: &str| {
         format!("app_service: {{cluster: app, endpoint: 'http://localhost:{port}/a'}}")
     };
@@ -310,14 +310,14 @@ fn identities_that_envoy_could_not_serve_are_told() {
     let secret =
         |more: &str| application("client_secret", &format!("secret_cluster: secret{more}"));
     let other = "is also a cluster of identities.first, where it leads to";
-    let own = "expected one of its own";
+    let own = "expected another cluster";
     for (first, second, problem) in [
-        (IMDS.to_owned(), secret(""), "identities[\"of-two\"].client_secret.secret_file: missing; expected the path of the file that has the client secret, which Envoy is to serve to the filter".to_owned()),
-        (app_service("1"), app_service("2"), format!("identities[\"of-two\"].app_service.cluster: \"app\" {other} http://localhost:1, and here to http://localhost:2; {own}")),
-        (app_service("1"), IMDS.replace("imds", "app"), format!("identities[\"of-two\"].managed_identity.cluster: \"app\" {other} http://localhost:1, and here to the Instance Metadata Service; {own}")),
-        (pod(", token_file: /a"), pod(""), format!("identities[\"of-two\"].workload_identity.token_cluster: \"pod\" {other} a file, and here to another file; {own}")),
-        (pod(""), secret(", secret_file: /s, authority: 'https://localhost'"), format!("identities[\"of-two\"].client_secret.cluster: \"entra\" {other} https://login.microsoftonline.com, and here to https://localhost; {own}")),
-        (secret(", secret_file: /s"), pod("").replace("pod", "secret"), format!("identities[\"of-two\"].workload_identity.token_cluster: \"secret\" {other} a file, and here to another file; {own}")),
+        (IMDS.to_owned(), secret(""), "identities[\"of-two\"].client_secret.secret_file: missing; expected the path of the file that contains the client secret, which Envoy serves to the filter".to_owned()),
+        (app_service("1"), app_service("2"), format!("identities[\"of-two\"].app_service.cluster: \"app\" {other} http://localhost:1; here it leads to http://localhost:2; {own}")),
+        (app_service("1"), IMDS.replace("imds", "app"), format!("identities[\"of-two\"].managed_identity.cluster: \"app\" {other} http://localhost:1; here it leads to the Instance Metadata Service; {own}")),
+        (pod(", token_file: /a"), pod(""), format!("identities[\"of-two\"].workload_identity.token_cluster: \"pod\" {other} a file; here it leads to another file; {own}")),
+        (pod(""), secret(", secret_file: /s, authority: 'https://localhost'"), format!("identities[\"of-two\"].client_secret.cluster: \"entra\" {other} https://login.microsoftonline.com; here it leads to https://localhost; {own}")),
+        (secret(", secret_file: /s"), pod("").replace("pod", "secret"), format!("identities[\"of-two\"].workload_identity.token_cluster: \"secret\" {other} a file; here it leads to another file; {own}")),
     ] {
         let document = with_identities(&first, &second);
         // By hand they might be wired in some other way.
@@ -348,15 +348,15 @@ fn identities_that_call_the_same_share_its_cluster() {
 }
 
 #[test]
-fn options_that_fit_no_identity_are_told() {
+fn options_that_fit_no_identity_are_reported() {
     let documents = [
-        ("app_service: {cluster: app}", "--identity=127.0.0.1:1", "--identity: no backend signs in with a managed_identity; see --resolve for other kinds"),
-        ("app_service: {cluster: app}", "--resolve=app=https://127.0.0.1:1", "--resolve app: it speaks no TLS; leave out https://"),
-        ("app_service: {cluster: eastus}", "--resolve=eastus=127.0.0.1:1", "--resolve eastus: a backend and a cluster of an identity have this name; rename one"),
+        ("app_service: {cluster: app}", "--identity=127.0.0.1:1", "--identity: no backend uses a managed_identity; for identities of other kinds see --resolve"),
+        ("app_service: {cluster: app}", "--resolve=app=https://127.0.0.1:1", "--resolve app: this endpoint does not use TLS; remove https://"),
+        ("app_service: {cluster: eastus}", "--resolve=eastus=127.0.0.1:1", "--resolve eastus: both a backend and a cluster of an identity have this name; rename one"),
         (
             "workload_identity: {tenant: a.b, client_id: 00000000-0000-0000-0000-00000000000f, cluster: entra, token_cluster: pod}",
             "--resolve=pod=127.0.0.1:1",
-            "--resolve pod: Envoy itself serves it, from a file that the document names",
+            "--resolve pod: Envoy itself serves this cluster, from a file that the document names",
         ),
     ];
     for (identity, option, says) in documents {
@@ -367,39 +367,39 @@ fn options_that_fit_no_identity_are_told() {
 }
 
 #[test]
-fn explain_says_what_an_error_means_wherever_it_was_copied_from() {
+fn explain_prints_the_cause_of_an_error_wherever_it_was_copied_from() {
     const KEY: &str = "5ecre7-key-of-somebody";
     let body = |body: &str| body.to_owned();
     for (name, input, slug) in [
         ("body", body(r#"{"error":{"code":"Request is badly formated","message":"Resource Id is badly formed: NA"}}"#), "regional_endpoint"),
         ("exception", body("openai.NotFoundError: Error code: 404 - {'error': {'code': 'DeploymentNotFound'}}"), "deployment_not_found"),
-        ("answer", body("HTTP/1.1 404 Not Found\r\nx-request-id: 1\r\n\r\n{\"error\":{\"code\":\"404\",\"message\": \"Resource not found\"}}"), "unknown_path"),
-        ("answer with its diagnosis", body("HTTP/1.1 401 Unauthorized\nX-Aoai-Diagnosis: token_rejected\n"), "token_rejected"),
-        ("line of the gateway's log", body("[warning] backend eastus answers 400, wrong_tenant: the identity belongs to …"), "wrong_tenant"),
+        ("response", body("HTTP/1.1 404 Not Found\r\nx-request-id: 1\r\n\r\n{\"error\":{\"code\":\"404\",\"message\": \"Resource not found\"}}"), "unknown_path"),
+        ("response with its diagnosis", body("HTTP/1.1 401 Unauthorized\nX-Aoai-Diagnosis: token_rejected\n"), "token_rejected"),
+        ("line of the gateway's log", body("[warning] backend eastus responded 400, wrong_tenant: the identity belongs to …"), "wrong_tenant"),
         ("line of a log in JSON", body(r#"{"level":"error","text":"AADSTS700024: Client assertion is not …"}"#), "assertion_expired"),
         ("request with its key", format!("api-key: {KEY}\n\n429 exceeded call rate limit"), "throttled"),
         ("not UTF-8", body("\u{fffd} Principal does not have access to API/Operation."), "role_missing"),
     ] {
         let found = aoai(&["explain"], input.as_bytes());
         assert_eq!((found.status, &*found.stderr), (0, ""), "{name}");
-        assert!(found.stdout.starts_with(&format!("{slug}\n  Azure says:  ")), "{name}: {}", found.stdout);
-        assert!(found.stdout.contains("\n  what to do:  "), "{name}: {}", found.stdout);
+        assert!(found.stdout.starts_with(&format!("{slug}\n  message:    ")), "{name}: {}", found.stdout);
+        assert!(found.stdout.contains("\n  remedy:     "), "{name}: {}", found.stdout);
         assert!(!found.stdout.contains(KEY), "{name}");
         assert_eq!(aoai(&["explain", slug], b""), run(0, &found.stdout, ""), "{name}");
     }
 }
 
 #[test]
-fn explain_says_so_when_there_is_nothing_to_explain() {
+fn explain_reports_that_there_is_nothing_to_explain() {
     const KEY: &str = "5ecre7";
-    const UNKNOWN: &str = "aoai: this is no error that the gateway knows; aoai explain --list prints those it does. Give it the whole answer of Azure, or the line of Envoy's log; aoai doctor finds out what is wrong by itself\n";
-    const OWN: &str = "aoai: this is an answer of the gateway itself (x-aoai-reason), and not of Azure: its message says what to do\n";
+    const UNKNOWN: &str = "aoai: the error is not known; aoai explain --list prints all known errors. Paste the whole response of Azure, or the line of Envoy's log; aoai doctor looks for problems by itself\n";
+    const OWN: &str = "aoai: this is a local reply of the gateway (x-aoai-reason), not a response of Azure: its message says what to do\n";
     const EMPTY: &str =
-        "aoai: standard input holds nothing; paste the error there: aoai explain < error.txt\n";
-    const NO_NAME: &str = "aoai: no mistake has this name; aoai explain --list prints all. An error goes to standard input: aoai explain < error.txt\n";
+        "aoai: standard input is empty; pass the error there: aoai explain < error.txt\n";
+    const NO_NAME: &str = "aoai: no known error has this name; aoai explain --list prints all names. To explain a message, pass it on standard input: aoai explain < error.txt\n";
     const ARGUMENTS: &str =
-        "aoai: an error goes to standard input, and not into arguments: aoai explain < error.txt\n";
-    const LONG: &str = "aoai: the text is longer than 1048576 bytes; give the error alone\n";
+        "aoai: pass the error on standard input, not as an argument: aoai explain < error.txt\n";
+    const LONG: &str = "aoai: the input is longer than 1048576 bytes; pass only the error\n";
     for (name, arguments, input, expected) in [
         ("unknown", &[][..], format!("{{\"error\":\"{KEY}\"}}"), run(1, "", UNKNOWN)),
         ("the gateway's own", &[], "X-Aoai-Reason: missing_key\n".to_owned(), run(1, "", OWN)),
@@ -419,13 +419,14 @@ fn explain_lists_every_mistake() {
     let list = aoai(&["explain", "--list"], b"");
     assert_eq!((list.status, &*list.stderr), (0, ""));
     let slugs: Vec<_> = list.stdout.lines().filter(|line| !line.starts_with(' ')).collect();
-    let all = aoai_filter::diagnosis::Diagnosis::all().map(|row| row.slug).collect::<Vec<_>>();
+    let all =
+        aoai_filter::response::diagnosis::Diagnosis::all().map(|row| row.slug).collect::<Vec<_>>();
     assert_eq!(slugs.join("\n"), all.join("\n\n"));
 }
 
 /// What it finds at Azure, simulated Azure shows: tests/e2e/test_doctor.py.
 #[test]
-fn doctor_says_why_it_cannot_begin() {
+fn doctor_reports_why_it_cannot_begin() {
     let absent = "/nowhere/gateway.yaml";
     for (name, arguments, input, expected) in [
         (
@@ -438,19 +439,19 @@ fn doctor_says_why_it_cannot_begin() {
             "unknown backend",
             &["-", "--resolve=japan=127.0.0.1:1"],
             CONFIGURATION,
-            run(2, "", "aoai: --resolve japan: the document has no backend of this name, and no identity whose cluster it is\n"),
+            run(2, "", "aoai: --resolve japan: the document has neither a backend nor a cluster of an identity with this name\n"),
         ),
         (
             "TLS where there is none",
             &["-", "--identity-endpoint=https://127.0.0.1:1"],
             CONFIGURATION,
-            run(2, "", "aoai: --identity-endpoint: the endpoint of identity default speaks no TLS; write http://\n"),
+            run(2, "", "aoai: --identity-endpoint: the endpoint of identity default does not use TLS; use http://\n"),
         ),
         (
             "nothing",
             &["-"],
             "",
-            run(1, "FAIL  configuration    document: empty; expected the configuration as JSON\nskip  all else         the document has to be right first\n\n1 problem\n", ""),
+            run(1, "FAIL  configuration    document: empty; expected the configuration as JSON\nskip  other steps      skipped: the configuration has problems\n\n1 problem\n", ""),
         ),
     ] {
         let all = [&["doctor"], arguments].concat();

@@ -8,26 +8,26 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use aoai_filter::diagnosis::{Diagnosis, BACKENDS};
+use aoai_filter::response::diagnosis::{Diagnosis, BACKENDS};
 
 const BEGIN: &str = "## Troubleshooting\n";
 const END: &str = "<!-- the end of what `make render` writes here -->\n";
 
-/// What Azure says is a heading, as people search for it.
+/// Azure's message is a heading, because people search for it.
 fn section() -> String {
     let mut text = BEGIN.to_owned();
     for row in Diagnosis::all() {
-        let mut says = row.says().iter();
-        writeln!(text, "\n### {}\n", code(says.next().unwrap())).unwrap();
-        for other in says {
+        let mut examples = row.examples().iter();
+        writeln!(text, "\n### {}\n", code(examples.next().unwrap())).unwrap();
+        for other in examples {
             writeln!(text, "or {}\n", code(other)).unwrap();
         }
-        let whose = match BACKENDS.iter().any(|one| one.slug == row.slug) {
+        let origin = match BACKENDS.iter().any(|one| one.slug == row.slug) {
             true => "",
             false => ", from the identity endpoint",
         };
-        let Diagnosis { slug, wrong, mend, .. } = row;
-        writeln!(text, "`{slug}`{whose}: {wrong}.\n\n{mend}").unwrap();
+        let Diagnosis { slug, cause, remedy, .. } = row;
+        writeln!(text, "`{slug}`{origin}: {cause}.\n\n{remedy}").unwrap();
     }
     text + "\n" + END
 }
@@ -41,7 +41,7 @@ fn code(text: &str) -> String {
 }
 
 #[test]
-fn the_readme_has_every_mistake_as_the_table_has_it() {
+fn the_readme_has_every_row_of_the_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = readme.split_once(BEGIN).unwrap();
@@ -56,7 +56,7 @@ fn the_readme_has_every_mistake_as_the_table_has_it() {
 }
 
 #[test]
-fn it_opens_with_the_mistake_that_brings_people_here() {
+fn it_begins_with_the_regional_endpoint() {
     let opening = "## Troubleshooting\n\n### `Resource Id is badly formed: NA`\n";
     assert!(section().starts_with(opening));
 }

@@ -1,10 +1,10 @@
-//! Reads what draws a model's requests to one of its backends.
+//! Reads the value by which a model's requests prefer one of its backends.
 
-use super::node::Node;
 use super::reader::Reader;
-use super::Affinity;
-use crate::body::AFFINITY_FIELDS;
-use crate::head;
+use super::types::{Affinity, AFFINITY_FIELDS};
+use crate::base::json::Node;
+
+use crate::base::header;
 
 const BODY: &str = "prompt_cache_key or user";
 
@@ -33,5 +33,5 @@ pub(super) fn affinity(reader: &mut Reader, node: &Node) -> Option<Affinity> {
 /// A token (RFC 9110, 5.6.2), so that no pseudo-header is one, of something that reaches the backend.
 fn is_header(name: &str) -> bool {
     let is_right = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    (1..=128).contains(&name.len()) && name.bytes().all(is_right) && head::passes(name)
+    (1..=128).contains(&name.len()) && name.bytes().all(is_right) && header::is_forwarded(name)
 }

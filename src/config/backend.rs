@@ -3,22 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cloud::Cloud;
 use super::credential::Credentials;
 use super::endpoint::Endpoint;
 use super::names::Names;
-use super::node::Node;
 use super::problem::quoted;
 use super::reader::Reader;
-use super::{Backend, Cloud};
-use crate::pool;
-
-/// What a backend's `name` has to be. Names are labels of metrics and parts of cluster names, so
-/// they hold nothing that separates there (`.`, `/`, `>`).
-pub(super) const NAME: &str = "1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends";
+use super::types::Backend;
+use super::value::{cluster, is_name, BACKEND_CLUSTER_PREFIX, NAME};
+use crate::base::json::Node;
 
 /// The document's backends, right or wrong, by position and by name.
 pub(super) struct Backends {
-    /// By position in the document; `None` where a problem is on record.
+    /// By position in the document; `None` where a problem is recorded.
     pub(super) all: Vec<Option<Arc<Backend>>>,
     /// The names that others may refer to.
     pub(super) names: Names,
@@ -95,8 +92,8 @@ fn backend(
         check_cloud(reader, endpoint, credential, credentials);
     }
     let name = name?;
-    let cluster = cluster.unwrap_or_else(|| format!("aoai_{name}"));
-    Some(Backend { name, endpoint: endpoint?, cluster, credential: credential? })
+    let cluster = cluster.unwrap_or_else(|| format!("{BACKEND_CLUSTER_PREFIX}{name}"));
+    Some(Backend { name, endpoint: endpoint?, position: index, cluster, credential: credential? })
 }
 
 /// A resource takes tokens for its own cloud's audience.
@@ -123,26 +120,4 @@ fn check_cloud(
             ));
         });
     }
-}
-
-pub(super) fn is_name(name: &str) -> bool {
-    let is_inner = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
-    (1..=63).contains(&name.len())
-        && name.bytes().all(|byte| is_inner(&byte) || matches!(byte, b'-' | b'_'))
-        && name.as_bytes().first().is_some_and(is_inner)
-        && name.as_bytes().last().is_some_and(is_inner)
-}
-
-/// Reads the name of an Envoy cluster.
-pub(super) fn cluster(reader: &mut Reader, node: &Node) -> Option<String> {
-    let is_cluster = |name: &str| {
-        !name.is_empty()
-            && !name.starts_with(pool::PREFIX)
-            && !name.contains(|c: char| c.is_whitespace() || c.is_control())
-    };
-    reader.text(
-        node,
-        is_cluster,
-        "the name of an Envoy cluster, without spaces, and not one of the pools' (aoai/…)",
-    )
 }

@@ -1,8 +1,8 @@
-//! Azure's clouds: what follows from each, and how to tell whose an address is.
+//! Azure's clouds: what follows from each, and how to find the cloud of an address.
 
-use super::node::Node;
 use super::problem::quoted;
 use super::reader::Reader;
+use crate::base::json::Node;
 
 /// One of Azure's clouds. They share neither tenants nor tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,7 +21,7 @@ impl Cloud {
     pub const ALL: [Self; 3] = [Self::Public, Self::UsGovernment, Self::China];
 
     /// Its word in a document, its name in a sentence, what its domains end with, and where Entra ID
-    /// gives tokens.
+    /// issues tokens.
     ///
     /// Source: Microsoft Learn, "National clouds", "Compare Azure Government and global Azure", and
     /// "Azure China developer guide".
@@ -49,23 +49,23 @@ impl Cloud {
         self.row().1
     }
 
-    /// The host where its Entra ID gives tokens.
+    /// The host where its Entra ID issues tokens.
     pub const fn authority(self) -> &'static str {
         self.row().3
     }
 
-    /// What a token for its Azure OpenAI resources is asked for.
+    /// The audience of tokens for its Azure OpenAI resources.
     pub fn audience(self) -> String {
         format!("https://cognitiveservices{}", self.row().2)
     }
 
-    /// Whose an Azure OpenAI resource or an audience is, by its host; `None` for a name that tells
+    /// The cloud of an Azure OpenAI resource or an audience, by its host; `None` for a name that shows
     /// nothing.
     pub(super) fn of_host(host: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cloud| host.ends_with(cloud.row().2))
     }
 
-    /// Whose an authority is, by its host.
+    /// The cloud of an authority, by its host.
     pub(super) fn of_authority(host: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cloud| host == cloud.authority())
     }

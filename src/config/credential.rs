@@ -1,23 +1,26 @@
-//! Reads with what the proxy signs in: `identity`, the default one, and `identities`, by name.
+//! Reads the identities that the proxy signs in with: `identity`, the default one, and `identities`, by
+//! name.
 
 use super::cloud::cloud;
+use super::cloud::Cloud;
 use super::identity::{audience, identity, KINDS};
 use super::names::Names;
-use super::node::Node;
 use super::problem::quoted;
 use super::reader::{Object, Reader};
-use super::{backend, Cloud, Credential, Identity};
+use super::types::{Credential, Identity};
+use super::value;
+use crate::base::json::Node;
 
-/// What the identity is called that `identity` describes: in metrics and logs.
+/// The name of the identity of the field `identity`, in metrics and logs.
 const DEFAULT: &str = "default";
 
-/// What an identity may say: its one kind, and what goes for it other than for the whole document.
+/// The fields of an identity: its one kind, and what overrides the document's values.
 const FIELDS: [&str; 6] =
     ["managed_identity", "app_service", "workload_identity", "client_secret", "cloud", "audience"];
 
 /// The document's identities, right or wrong.
 pub(super) struct Credentials {
-    /// By position; `None` where a problem is on record. The default one is the first.
+    /// By position; `None` where a problem is recorded. The default one is the first.
     pub(super) all: Vec<Option<Credential>>,
     /// Whether there is a default one, right or wrong.
     has_default: bool,
@@ -25,7 +28,7 @@ pub(super) struct Credentials {
     names: Names,
 }
 
-/// What the document says for all identities that do not say otherwise.
+/// The document's values for all identities that do not override them.
 #[derive(Default)]
 struct Common {
     cloud: Cloud,
@@ -37,7 +40,7 @@ impl Common {
         let cloud = reader.optional(object, "cloud", cloud);
         let audience = reader.optional(object, "audience", audience);
         Self {
-            // An audience that goes with another cloud is none for this one.
+            // The audience of another cloud does not apply to this one.
             audience: audience.or_else(|| match cloud {
                 Some(cloud) if cloud != otherwise.cloud => None,
                 _ => otherwise.audience.clone(),
@@ -66,8 +69,8 @@ pub(super) fn credentials(reader: &mut Reader, object: Object<'_>) -> Credential
         }
         for (name, node) in named {
             reader.at_field(name, |reader| {
-                if !backend::is_name(name) {
-                    reader.problem(format!("found this name; expected {}", backend::NAME));
+                if !value::is_name(name) {
+                    reader.problem(format!("found this name; expected {}", value::NAME));
                 } else if name == DEFAULT {
                     reader.problem("found the name of the field identity; expected another one");
                 } else if names.has(name) {
@@ -113,7 +116,7 @@ impl Credentials {
         self.has_default.then_some(0)
     }
 
-    /// Who uses a cluster to sign in, if anybody does.
+    /// The identity that uses a cluster to sign in, if there is one.
     pub(super) fn user_of(&self, cluster: &str) -> Option<String> {
         let mut all = self.all.iter().flatten();
         let found = all.find(|one| one.identity.clusters().contains(&cluster))?;
@@ -124,7 +127,7 @@ impl Credentials {
     }
 }
 
-/// Reads an identity: an object with the one kind, and what it wants other than all others.
+/// Reads an identity: an object with its one kind, and what overrides the document's values.
 fn credential(
     reader: &mut Reader,
     name: &str,
@@ -135,7 +138,7 @@ fn credential(
     let common = Common::read(reader, object, otherwise);
     let mut given = KINDS.into_iter().filter_map(|kind| Some((kind, object.field(kind)?)));
     let (first, others) = (given.next(), given.count());
-    // A mistyped kind is on record already.
+    // A mistyped kind is recorded already.
     if others > 0 || first.is_none() && object.names().all(|name| FIELDS.contains(&name)) {
         let count = others + usize::from(first.is_some());
         let known = KINDS.join(", ");

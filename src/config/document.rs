@@ -9,10 +9,11 @@ use super::credential::credentials;
 use super::failover::failover;
 use super::listener::listener;
 use super::model::models;
-use super::node::Node;
 use super::reader::Reader;
 use super::subscription::{subscriptions, Served};
-use super::{time, Config};
+use super::time;
+use super::types::Config;
+use crate::base::json::Node;
 
 const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
 
@@ -32,7 +33,7 @@ const FIELDS: [&str; 10] = [
     "models",
 ];
 
-/// Reads a configuration. `None` comes with a problem on record, and so may anything else.
+/// Reads a configuration. `None` comes with a recorded problem, and so may anything else.
 pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
     let object = reader.object(node, &FIELDS)?;
     let credentials = credentials(reader, object);
@@ -46,14 +47,15 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         })
         .unwrap_or_default();
     let models = reader
-        .required(object, "models", "what callers may ask for", |r, node| {
+        .required(object, "models", "the models that callers may use", |r, node| {
             models(r, node, &backends)
         })
         .unwrap_or_default();
-    let subscriptions = reader.required(object, "subscriptions", "who may call", |reader, node| {
-        let served = Served { backends: &backends, models: &models };
-        subscriptions(reader, node, &served)
-    });
+    let subscriptions =
+        reader.required(object, "subscriptions", "the callers and their keys", |reader, node| {
+            let served = Served { backends: &backends, models: &models };
+            subscriptions(reader, node, &served)
+        });
     let mut by_name = BTreeMap::new();
     let mut affinities = Vec::new();
     for model in models.all.into_iter().filter_map(|known| known.model) {

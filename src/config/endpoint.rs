@@ -1,12 +1,14 @@
-//! Where an Azure OpenAI resource answers, and why many addresses of it do not.
+//! The address of an Azure OpenAI resource, and the addresses at which tokens do not work.
 
 mod error;
+mod host;
 #[cfg(test)]
 mod tests;
 mod url;
 
 pub use error::EndpointError;
 
+use host::{is_host_name, is_label, is_within, HTTPS_PORT};
 use url::Url;
 
 /// The domains below which a resource has its custom subdomain: public cloud, Government, China.
@@ -21,7 +23,7 @@ const SUBDOMAINS_OF: [&str; 7] = [
     "cognitiveservices.azure.cn",
 ];
 
-/// The domains of regional endpoints, which know API keys only, and where the resources of the
+/// The domains of regional endpoints, which accept API keys only, and where the resources of the
 /// same cloud have their custom subdomains.
 const REGIONAL: [(&str, &str); 4] = [
     ("api.cognitive.microsoft.com", "openai.azure.com"),
@@ -29,9 +31,6 @@ const REGIONAL: [(&str, &str); 4] = [
     ("api.cognitive.azure.us", "openai.azure.us"),
     ("api.cognitive.azure.cn", "openai.azure.cn"),
 ];
-
-/// The port of https (RFC 9110, 4.2.2).
-const HTTPS_PORT: u16 = 443;
 
 /// The address of an Azure OpenAI resource at which Entra ID tokens work.
 ///
@@ -51,7 +50,7 @@ impl Endpoint {
         Self::read(text, false)
     }
 
-    /// Reads the URL of a resource whose author vouches for it (`custom_domain: true`): its host
+    /// Reads the URL of a resource with a host of the author's choice (`custom_domain: true`): its host
     /// need not be below a domain of Azure OpenAI, and it may have a port. The addresses at which
     /// a token cannot work stay refused.
     pub fn parse_custom_domain(text: &str) -> Result<Self, EndpointError> {
@@ -64,10 +63,9 @@ impl Endpoint {
         }
         let url = Url::split(text);
         let host = url.host.to_ascii_lowercase();
-        // A name's last dot only says that the name is complete.
+        // A trailing dot only marks the name as complete.
         let host = host.strip_suffix('.').unwrap_or(&host);
-        // What the host is comes before how the URL is written: mending a URL that cannot work is
-        // no progress.
+        // A host at which tokens cannot work is reported before mistakes in the form of the URL.
         refuse_host(host)?;
         if host.is_empty() {
             return Err(EndpointError::MissingHost);
@@ -119,7 +117,7 @@ fn refuse_host(host: &str) -> Result<(), EndpointError> {
     Ok(())
 }
 
-/// Refuses what is no host name, or none of Azure OpenAI that nobody vouches for.
+/// Refuses what is not a host name, and hosts outside Azure OpenAI without `custom_domain: true`.
 fn refuse_name(host: &str, custom_domain: bool) -> Result<(), EndpointError> {
     if !host.is_ascii() {
         return Err(EndpointError::NotAscii { host: host.to_owned() });
@@ -143,28 +141,4 @@ fn refuse_name(host: &str, custom_domain: bool) -> Result<(), EndpointError> {
         return Err(EndpointError::UnknownHost { host: host.to_owned() });
     }
     Ok(())
-}
-
-/// Whether a host is a domain or below it.
-fn is_within(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain).is_some_and(|name| name.is_empty() || name.ends_with('.'))
-}
-
-/// Labels of lower-case letters within the bounds of DNS (RFC 1035, 2.3.4).
-fn is_host_name(host: &str) -> bool {
-    let is_label = |label| is_label(label) && (1..=63).contains(&label.len());
-    host.len() <= 253 && host.split('.').all(is_label)
-}
-
-/// A host name below a top-level domain of letters, which chance rarely makes.
-fn is_domain(host: &str) -> bool {
-    let top = host.rsplit_once('.').map_or("", |(_, top)| top);
-    is_host_name(host) && top.len() >= 2 && top.bytes().all(|b| b.is_ascii_lowercase())
-}
-
-/// Lower-case letters, digits and inner hyphens (RFC 1123, 2.1).
-fn is_label(label: &str) -> bool {
-    label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-        && !label.starts_with('-')
-        && !label.ends_with('-')
 }

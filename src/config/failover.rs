@@ -1,14 +1,14 @@
-//! Reads when a backend is left alone, and for how long a request tries others.
+//! Reads when a backend goes into cooldown, and for how long a request tries others.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::node::Node;
 use super::reader::Reader;
 use super::time::duration;
-use super::Failover;
+use super::types::Failover;
+use crate::base::json::Node;
 
-/// Shorter is no pause for Azure; longer leaves capacity unused.
+/// A shorter cooldown does not relieve Azure; a longer one leaves capacity unused.
 const COOLDOWN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
 
 const FAILURES_IN_A_ROW: RangeInclusive<u32> = 1..=100;

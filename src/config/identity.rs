@@ -1,12 +1,14 @@
-//! Reads one way in which the proxy signs in.
+//! Reads one identity.
 
 use std::net::IpAddr;
 
 use super::authority::host_and_port;
-use super::node::Node;
+use super::cloud::Cloud;
 use super::problem::{quoted, shape};
 use super::reader::{Object, Reader};
-use super::{backend, listener, Application, Cloud, Identity, IdentitySelector, Proof};
+use super::types::{Application, ClientCredential, Identity, IdentitySelector};
+use super::value;
+use crate::base::json::Node;
 
 /// The kinds of identity that the module knows.
 pub(super) const KINDS: [&str; 4] =
@@ -27,14 +29,14 @@ pub(super) fn identity(
     match kind {
         "managed_identity" => managed(reader, node),
         "app_service" => app_service(reader, node),
-        "workload_identity" => application(reader, node, cloud, &FEDERATED_TOKEN),
+        "workload_identity" => application(reader, node, cloud, &WORKLOAD_IDENTITY),
         _ => application(reader, node, cloud, &CLIENT_SECRET),
     }
 }
 
 fn managed(reader: &mut Reader, node: &Node) -> Option<Identity> {
     let object = reader.object(node, &["cluster", "client_id", "object_id", "resource_id"])?;
-    let cluster = reader.required(object, "cluster", CLUSTER, backend::cluster);
+    let cluster = reader.required(object, "cluster", CLUSTER, value::identity_cluster);
     let selector = selector(reader, object);
     Some(Identity::Managed { cluster: cluster?, selector: selector? })
 }
@@ -42,7 +44,7 @@ fn managed(reader: &mut Reader, node: &Node) -> Option<Identity> {
 fn app_service(reader: &mut Reader, node: &Node) -> Option<Identity> {
     const FIELDS: [&str; 5] = ["cluster", "endpoint", "client_id", "object_id", "resource_id"];
     let object = reader.object(node, &FIELDS)?;
-    let cluster = reader.required(object, "cluster", CLUSTER, backend::cluster);
+    let cluster = reader.required(object, "cluster", CLUSTER, value::identity_cluster);
     // Container Apps have it there; App Service chooses a port at each start.
     let endpoint = match object.field("endpoint") {
         Some(_) => reader.optional(object, "endpoint", app_service_endpoint),
@@ -53,8 +55,8 @@ fn app_service(reader: &mut Reader, node: &Node) -> Option<Identity> {
     Some(Identity::AppService { cluster: cluster?, authority, path, selector: selector? })
 }
 
-/// Whether a platform has its endpoint there: on this machine, or in a network of its own. The secret of
-/// the platform goes there in the clear.
+/// Whether a platform has its endpoint there: on this machine, or in a private network. The platform's
+/// secret is sent there in clear text.
 fn is_near(host: &str) -> bool {
     match host.parse() {
         Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
@@ -84,49 +86,54 @@ fn app_service_endpoint(reader: &mut Reader, node: &Node) -> Option<(String, Str
     Some((authority.to_owned(), path.to_owned()))
 }
 
-/// How a kind of application proves who it is, in the words of the document.
-struct ProofFields {
+/// The fields of a kind of application, and of its client credential.
+struct ApplicationFields {
     fields: [&'static str; 6],
     cluster: &'static str,
     file: &'static str,
     expected: &'static str,
-    proof: Proof,
+    credential: ClientCredential,
 }
 
-const FEDERATED_TOKEN: ProofFields = ProofFields {
+const WORKLOAD_IDENTITY: ApplicationFields = ApplicationFields {
     fields: ["tenant", "client_id", "cluster", "authority", "token_cluster", "token_file"],
     cluster: "token_cluster",
     file: "token_file",
     expected: "the Envoy cluster of a listener that serves the projected service account token",
-    proof: Proof::FederatedToken,
+    credential: ClientCredential::Assertion,
 };
 
-const CLIENT_SECRET: ProofFields = ProofFields {
+const CLIENT_SECRET: ApplicationFields = ApplicationFields {
     fields: ["tenant", "client_id", "cluster", "authority", "secret_cluster", "secret_file"],
     cluster: "secret_cluster",
     file: "secret_file",
     expected: "the Envoy cluster of a listener that serves the client secret",
-    proof: Proof::ClientSecret,
+    credential: ClientCredential::Secret,
 };
 
 fn application(
     reader: &mut Reader,
     node: &Node,
     cloud: Cloud,
-    proof: &ProofFields,
+    kind: &ApplicationFields,
 ) -> Option<Identity> {
-    let object = reader.object(node, &proof.fields)?;
+    let object = reader.object(node, &kind.fields)?;
     let tenant =
         reader.required(object, "tenant", "the tenant's GUID or one of its domains", tenant);
     let client_id =
         reader.required(object, "client_id", "the application's client id, a GUID", guid);
-    let cluster =
-        reader.required(object, "cluster", "the Envoy cluster of Entra ID", backend::cluster);
+    let cluster = reader.required(
+        object,
+        "cluster",
+        "the Envoy cluster of Entra ID",
+        value::identity_cluster,
+    );
     let authority = reader.optional(object, "authority", authority);
-    let proof_cluster = reader.required(object, proof.cluster, proof.expected, backend::cluster);
-    let proof_file = reader.optional(object, proof.file, listener::path);
-    if cluster.is_some() && cluster == proof_cluster {
-        reader.at_field(proof.cluster, |reader| {
+    let credential_cluster =
+        reader.required(object, kind.cluster, kind.expected, value::identity_cluster);
+    let credential_file = reader.optional(object, kind.file, value::path);
+    if cluster.is_some() && cluster == credential_cluster {
+        reader.at_field(kind.cluster, |reader| {
             reader.problem("found the cluster of Entra ID again; expected one of its own");
         });
     }
@@ -135,9 +142,9 @@ fn application(
         authority: authority.unwrap_or_else(|| cloud.authority().to_owned()),
         tenant: tenant?,
         client_id: client_id?,
-        proof: proof.proof,
-        proof_cluster: proof_cluster?,
-        proof_file,
+        credential: kind.credential,
+        credential_cluster: credential_cluster?,
+        credential_file,
     }))
 }
 
@@ -185,7 +192,7 @@ fn guid(reader: &mut Reader, node: &Node) -> Option<String> {
     None
 }
 
-/// A tenant becomes a segment of a path. What is none is not shown, as above.
+/// A tenant becomes a segment of a path. Other texts are not shown, as above.
 fn tenant(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = reader.string(node)?;
     let is_part = |part: &str| {
@@ -197,7 +204,7 @@ fn tenant(reader: &mut Reader, node: &Node) -> Option<String> {
     }
     let shape = shape(text);
     reader.problem(format!(
-        "found {shape} that is no tenant; expected its GUID, or a domain such as \
+        "found {shape} that is not a tenant; expected its GUID, or a domain such as \
          contoso.onmicrosoft.com"
     ));
     None
@@ -234,7 +241,7 @@ fn resource_id(reader: &mut Reader, node: &Node) -> Option<String> {
     )
 }
 
-/// Reads `audience`: what a token is asked for.
+/// Reads `audience`: the audience of tokens.
 pub(super) fn audience(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = reader.string(node)?;
     let found = quoted(text);
@@ -246,7 +253,7 @@ pub(super) fn audience(reader: &mut Reader, node: &Node) -> Option<String> {
         let right = quoted(audience.trim_end_matches('/'));
         reader.problem(format!(
             "{found} is a scope; expected the audience, {right}: the filter adds /.default where \
-             an endpoint wants it"
+             an endpoint requires it"
         ));
     } else if rest.ends_with('/') {
         let right = quoted(text.trim_end_matches('/'));

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
-use super::node::Node;
-use super::problem::{quoted, shape};
+use super::problem::quoted;
 use super::reader::Reader;
-use super::{Listener, TlsFiles};
+use super::types::{Listener, TlsFiles};
+use super::value::path;
+use crate::base::json::Node;
 
 const PORT: RangeInclusive<u32> = 1..=65535;
 
@@ -68,17 +69,6 @@ fn tls(reader: &mut Reader, node: &Node) -> Option<TlsFiles> {
         reader.required(object, "certificate", "the path of its chain, a PEM file", path);
     let key = reader.required(object, "key", "the path of its private key, a PEM file", path);
     Some(TlsFiles { certificate: certificate?, key: key? })
-}
-
-/// A path on the proxy's machine. It may be the file's content by mistake: it is never shown.
-pub(super) fn path(reader: &mut Reader, node: &Node) -> Option<String> {
-    let text = reader.string(node)?;
-    if !text.is_empty() && !text.contains(|c: char| c.is_control()) {
-        return Some(text.to_owned());
-    }
-    let shape = shape(text);
-    reader.problem(format!("found {shape} that is not a path; expected the path of a file"));
-    None
 }
 
 /// Reads a number of bytes, such as `10MiB`.

@@ -1,4 +1,4 @@
-//! Reads what callers may ask for, and who serves it.
+//! Reads the models, and the backends that serve them.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::affinity::affinity;
 use super::backend::Backends;
 use super::names::Names;
-use super::node::Node;
 use super::problem::quoted;
 use super::reader::Reader;
-use super::{Model, Placement};
-use crate::placement::Turns;
+use super::types::{Model, Placement};
+use crate::base::json::Node;
+use crate::base::round_robin::RoundRobin;
 
 /// As many levels as Envoy has for a cluster's endpoints.
 const PRIORITY: RangeInclusive<u32> = 0..=127;
@@ -42,7 +42,7 @@ impl Default for Models {
 
 /// What subscriptions need of a model.
 pub(super) struct KnownModel {
-    /// `None` where a problem is on record.
+    /// `None` where a problem is recorded.
     pub(super) model: Option<Arc<Model>>,
     /// The positions of the backends that serve it, whether all else is right or not.
     pub(super) served_by: Vec<usize>,
@@ -89,7 +89,7 @@ fn model(
                 placements(reader, node, backends, name.as_deref(), &mut served_by)
             });
         let (name, placements) = (name?, placements?);
-        Some(Arc::new(Model { name, affinity, placements, turns: Turns::default() }))
+        Some(Arc::new(Model { name, affinity, placements, round_robin: RoundRobin::default() }))
     });
     KnownModel { model, served_by }
 }
@@ -124,7 +124,7 @@ fn placements(
     Some(placements)
 }
 
-/// A placement, `None` where a problem is on record, and its backend's position.
+/// A placement, `None` where a problem is recorded, and its backend's position.
 fn placement(
     reader: &mut Reader,
     node: &Node,
@@ -132,7 +132,7 @@ fn placement(
     model: Option<&str>,
 ) -> Option<(usize, Option<Placement>)> {
     let object = reader.object(node, &["backend", "deployment", "priority", "weight"])?;
-    let position = reader.required(object, "backend", "a name of backends", |reader, node| {
+    let position = reader.required(object, "backend", "the name of a backend", |reader, node| {
         let name = reader.string(node)?;
         backends.names.resolve(reader, name)
     });

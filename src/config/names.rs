@@ -12,22 +12,31 @@ pub(super) struct Names {
     /// The field that holds the name.
     field: &'static str,
     positions: BTreeMap<String, usize>,
+    /// Whether a name may be a secret that was put into the wrong place.
+    is_hidden: bool,
 }
 
 impl Names {
     /// No names of a list yet.
     pub(super) fn new(list: &'static str, field: &'static str) -> Self {
-        Self { list, field, positions: BTreeMap::new() }
+        Self { list, field, positions: BTreeMap::new(), is_hidden: false }
+    }
+
+    /// The same, where no problem repeats a name.
+    pub(super) fn hidden(self) -> Self {
+        Self { is_hidden: true, ..self }
     }
 
     /// Takes the name of the item at a position. A name that is taken is a problem.
     pub(super) fn declare(&mut self, reader: &mut Reader, name: &str, position: usize) {
         match self.positions.get(name) {
             Some(first) => {
-                let (name, list, field) = (quoted(name), self.list, self.field);
-                reader.problem(format!(
-                    "{name} is taken by {list}[{first}].{field}; names are unique"
-                ));
+                let (list, field) = (self.list, self.field);
+                let same = match self.is_hidden {
+                    true => "same as".to_owned(),
+                    false => format!("{} is taken by", quoted(name)),
+                };
+                reader.problem(format!("{same} {list}[{first}].{field}; names are unique"));
             }
             None => {
                 self.positions.insert(name.to_owned(), position);
@@ -46,7 +55,7 @@ impl Names {
     }
 
     /// The position of the item with a name. An unknown one is a problem, unless the list has no
-    /// names at all: then the list is the problem, and is on record.
+    /// names at all: then the list is the problem, and is recorded.
     pub(super) fn resolve(&self, reader: &mut Reader, name: &str) -> Option<usize> {
         let position = self.positions.get(name);
         if position.is_none() && !self.positions.is_empty() {
@@ -55,51 +64,5 @@ impl Names {
             reader.problem(format!("{name} is not one of the document's {list}; {right}"));
         }
         position.copied()
-    }
-}
-
-/// How many single-character edits apart two names are, where that is few enough for a typing error.
-pub(super) fn distance(found: &str, known: &str) -> Option<usize> {
-    /// Longer names are not typed by hand.
-    const LONGEST: usize = 64;
-
-    let limit = (known.len() / 3).clamp(1, 3);
-    if found.len() > LONGEST || found.len().abs_diff(known.len()) > limit {
-        return None;
-    }
-    // Levenshtein, a row at a time; case is worth nothing.
-    let mut row: Vec<usize> = (0..=known.len()).collect();
-    for (index, a) in found.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(row.first_mut()?, index + 1);
-        let mut left = index + 1;
-        for (b, cell) in known.bytes().zip(row.iter_mut().skip(1)) {
-            let substituted = diagonal + usize::from(!a.eq_ignore_ascii_case(&b));
-            diagonal = *cell;
-            left = substituted.min(left + 1).min(diagonal + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().filter(|distance| *distance <= limit)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_near_names_are_suggested() {
-        for (found, known, expected) in [
-            ("endpont", "endpoint", Some(1)),
-            ("Endpoint", "endpoint", Some(0)),
-            ("end_point", "endpoint", Some(1)),
-            ("kyes", "keys", None),
-            ("key", "keys", Some(1)),
-            ("gpt4o", "gpt-4o", Some(1)),
-            ("", "a", Some(1)),
-            ("model", "weight", None),
-            (&"x".repeat(65), &"x".repeat(65), None),
-        ] {
-            assert_eq!(distance(found, known), expected, "{found} {known}");
-        }
     }
 }

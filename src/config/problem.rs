@@ -1,4 +1,4 @@
-//! What is wrong with a document, said so that it can be mended.
+//! The problems of a document, with what is expected instead.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ const SHOWN_CHARACTERS: usize = 80;
 /// One thing that is wrong with the document, at one place of it.
 ///
 /// It displays as `backends[1].endpoint: "…" is a regional endpoint; …`: the place, what was found
-/// there, and what would be right. It is one line, and never repeats what stands where a key's digest should.
+/// there, and what would be right. It is one line, and never repeats what is in the place of a key's digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     path: String,
@@ -127,7 +127,7 @@ fn push_escaped(text: &mut String, character: char) {
     }
 }
 
-/// The only thing a message may say of a text that could be a secret.
+/// All that a message may contain of a text that could be a secret.
 pub(super) fn shape(text: &str) -> String {
     match text.chars().count() {
         0 => "an empty string".to_owned(),

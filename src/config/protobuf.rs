@@ -1,10 +1,10 @@
 //! A `google.protobuf.Struct` in its wire format.
 //!
-//! Envoy's documentation says that a plugin's configuration of this type arrives as JSON. Envoy 1.36
-//! to 1.40 hand it to a wasm plugin as it stands on the wire, so it is read here.
+//! By Envoy's documentation, a plugin's configuration of this type arrives as JSON. Envoy 1.37
+//! to 1.40 hand it to a wasm plugin in its wire format, so it is read here.
 //! Source: protobuf.dev, "Encoding", and google/protobuf/struct.proto for the numbers of the fields.
 
-use super::node::{Node, MAX_DEPTH};
+use crate::base::json::{Node, MAX_DEPTH};
 
 /// The value of one field on the wire.
 enum Field<'a> {
@@ -79,7 +79,7 @@ fn string(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).ok().map(str::to_owned)
 }
 
-/// Hands each field of a message to `each`, until that or the wire format says `None`.
+/// Hands each field of a message to `each`, until that returns `None` or the wire format is invalid.
 fn read_fields<'a>(
     mut bytes: &'a [u8],
     mut each: impl FnMut(u64, Field<'a>) -> Option<()>,

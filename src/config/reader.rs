@@ -1,19 +1,19 @@
 //! Reads a tree as typed values and gathers everything that is wrong with it, each with its path.
 //!
-//! A read that returns `None` has put its problem on record. Reading goes on beside it with
-//! whatever can still be judged, and what was built is given up in the end: [`Reader::finish`].
+//! A read that returns `None` has recorded its problem. Reading continues with
+//! whatever can still be checked, and what was built is discarded at the end: [`Reader::finish`].
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
-use super::names::distance;
-use super::node::Node;
 use super::problem::{quoted, Problem, Problems};
+use super::spelling::distance;
+use crate::base::json::Node;
 
-/// Nobody reads more "did you mean" than this, and each compares with every name.
+/// More suggestions than this are not read, and each is compared with every name.
 const SUGGESTIONS: usize = 100;
 
-/// Where the reading stands, and what was wrong until here.
+/// The path of the value that is being read, and the problems found so far.
 #[derive(Default)]
 pub(super) struct Reader {
     path: String,
@@ -27,7 +27,7 @@ impl Reader {
         match (Problems::from_list(std::mem::take(&mut self.problems)), value) {
             (None, Some(value)) => Ok(value),
             (Some(problems), _) => Err(problems),
-            // Not reached: what is missing is on record. A document is refused all the same.
+            // Not reached: what is missing is recorded. A document is refused all the same.
             (None, None) => Err(Problem::new("", "cannot be read").into()),
         }
     }
@@ -51,7 +51,7 @@ impl Reader {
         value
     }
 
-    /// Goes down to a field, and says how long the path was before.
+    /// Appends a field to the path, and returns how long the path was before.
     #[inline(never)]
     fn enter(&mut self, name: &str) -> usize {
         let length = self.path.len();
@@ -94,7 +94,7 @@ impl Reader {
         Some(Object(fields))
     }
 
-    /// A field that has to be there. `expected` says what belongs there.
+    /// A required field. `expected` describes its value.
     pub(super) fn required<T>(
         &mut self,
         object: Object<'_>,
@@ -189,7 +189,7 @@ impl Reader {
 
     /// Records that a value is of another kind. It names kinds only: the value may be a key.
     pub(super) fn wrong_kind<T>(&mut self, node: &Node, expected: &str) -> Option<T> {
-        let hint = match (node, expected) {
+        let advice = match (node, expected) {
             (
                 Node::Unsigned(_) | Node::Negative(_) | Node::Float(_) | Node::Bool(_),
                 "a string",
@@ -197,7 +197,7 @@ impl Reader {
             (Node::Null, _) => "; give it a value or leave the field out",
             _ => "",
         };
-        self.problem(format!("found {}; expected {expected}{hint}", node.kind()));
+        self.problem(format!("found {}; expected {expected}{advice}", node.kind()));
         None
     }
 
@@ -237,7 +237,7 @@ impl Reader {
 pub(super) struct Object<'n>(&'n [(String, Node)]);
 
 impl<'n> Object<'n> {
-    /// A field's value; of duplicates, which are on record already, the first.
+    /// A field's value; of duplicates, which are recorded already, the first.
     pub(super) fn field(self, name: &str) -> Option<&'n Node> {
         self.0.iter().find(|(field, _)| field == name).map(|(_, node)| node)
     }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::backend::Backends;
 use super::model::{add_new, Models};
 use super::names::Names;
-use super::node::Node;
 use super::problem::{quoted, shape};
 use super::reader::{Object, Reader};
-use super::{time, Backend, ModelScope, OperationScope, Subscription};
-use crate::digest::{Digest, DigestError};
-use crate::rendezvous::affinity;
+use super::time;
+use super::types::{Backend, ModelScope, OperationScope, Subscription};
+use crate::base::digest::{Digest, DigestError};
+use crate::base::json::Node;
+use crate::base::rendezvous::affinity;
 
 /// What a subscription's `id` has to be. It is a label of metrics.
 const ID: &str = "1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit";
@@ -22,7 +23,7 @@ const FIELDS: [&str; 7] =
 const OPERATIONS: [&str; 2] = ["inference", "resources"];
 
 const KEYS: &str = "one or two digests of keys, made with: aoai key digest";
-const MODELS: &str = "the models that it may ask for, or [\"*\"] for all";
+const MODELS: &str = "the models that it may use, or [\"*\"] for all";
 
 /// Where a digest stands: the positions of its subscription and within that one's keys.
 type Place = (usize, usize);
@@ -35,13 +36,40 @@ pub(super) struct Served<'a> {
     pub(super) models: &'a Models,
 }
 
+/// What an id is read against.
+struct Ids<'a> {
+    names: &'a mut Names,
+    keys: &'a BTreeMap<Digest, Place>,
+}
+
+impl Ids<'_> {
+    /// Reads an id, and shows nothing of what is none: it may well be the key.
+    fn read(self, reader: &mut Reader, node: &Node, index: usize) -> Option<String> {
+        let Some(id) = node.as_str() else {
+            return reader.text(node, is_id, ID);
+        };
+        self.names.declare(reader, id, index);
+        if !is_id(id) {
+            reader.problem(format!("found {}; expected {ID}", shape(id)));
+            return None;
+        }
+        if let Some((subscription, key)) = self.keys.get(&Digest::of(id.as_bytes())) {
+            reader.problem(format!(
+                "found the key of subscriptions[{subscription}].keys[{key}]; expected {ID}"
+            ));
+            return None;
+        }
+        Some(id.to_owned())
+    }
+}
+
 /// Reads `subscriptions` into the map from the digests of their keys.
 pub(super) fn subscriptions(
     reader: &mut Reader,
     node: &Node,
     served: &Served<'_>,
 ) -> Option<BTreeMap<Digest, Arc<Subscription>>> {
-    let mut ids = Names::new("subscriptions", "id");
+    let mut ids = Names::new("subscriptions", "id").hidden();
     let mut places = BTreeMap::new();
     let mut by_digest = BTreeMap::new();
     reader.items(node, "subscription", |reader, index, node| {
@@ -50,7 +78,8 @@ pub(super) fn subscriptions(
         };
         let keys = reader
             .required(object, "keys", KEYS, |reader, node| keys(reader, node, index, &mut places));
-        let subscription = subscription(reader, object, index, served, &mut ids);
+        let ids = Ids { names: &mut ids, keys: &places };
+        let subscription = subscription(reader, object, index, served, ids);
         let Some(subscription) = subscription.map(Arc::new) else {
             return;
         };
@@ -65,14 +94,9 @@ fn subscription(
     object: Object<'_>,
     index: usize,
     served: &Served<'_>,
-    ids: &mut Names,
+    ids: Ids<'_>,
 ) -> Option<Subscription> {
-    let id = reader.required(object, "id", ID, |reader, node| {
-        if let Some(id) = node.as_str() {
-            ids.declare(reader, id, index);
-        }
-        reader.text(node, is_id, ID)
-    });
+    let id = reader.required(object, "id", ID, |reader, node| ids.read(reader, node, index));
     let scope = reader
         .required(object, "models", MODELS, |reader, node| models(reader, node, served.models));
     let operations = reader.optional(object, "operations", operations);
@@ -89,10 +113,10 @@ fn subscription(
     let (models, served_by) = scope?;
     let id = id?;
     Some(Subscription {
-        home: home(&id, &served_by, served.backends)?,
+        default_backend: default_backend(&id, &served_by, served.backends)?,
         id,
         models,
-        // What the document says when it says nothing.
+        // The default.
         operations: operations.unwrap_or(OperationScope { inference: true, resources: false }),
         suspended: state.as_deref() == Some("suspended"),
         not_before,
@@ -100,8 +124,8 @@ fn subscription(
     })
 }
 
-/// The backend that a subscription is drawn to most. Every proxy finds the same one.
-fn home(id: &str, served_by: &[usize], backends: &Backends) -> Option<Arc<Backend>> {
+/// The backend that a subscription prefers most, by rendezvous hashing: the same one on every proxy.
+fn default_backend(id: &str, served_by: &[usize], backends: &Backends) -> Option<Arc<Backend>> {
     let backends = served_by.iter().filter_map(|position| backends.all.get(*position)?.as_ref());
     backends.max_by_key(|backend| affinity(id, &backend.name)).cloned()
 }
@@ -145,7 +169,7 @@ fn keys(
     Some(digests)
 }
 
-/// Reads a digest, and shows nothing of what is none: it may well be the key.
+/// Reads a digest. Any other text is not shown: it may be the key.
 fn key(reader: &mut Reader, node: &Node) -> Option<Digest> {
     let Some(text) = node.as_str() else {
         let kind = node.kind();

@@ -1,14 +1,17 @@
-//! The document as a whole: what it means, and what is said of each mistake.
+//! The document as a whole: its configuration, and the problem that each mistake is reported as.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::rendezvous::affinity;
+use crate::base::digest::Digest;
+use crate::base::rendezvous::affinity;
+use crate::base::round_robin::RoundRobin;
 
 /// A document in which every field has a value.
 const WHOLE: &str = r#"
@@ -115,23 +118,29 @@ fn a_whole_document_reads() {
         }
     );
 
-    let backend = |name: &str, endpoint: &str, cluster: &str| {
+    let backend = |position, name: &str, endpoint: &str, cluster: &str| {
         Arc::new(Backend {
             name: name.into(),
             endpoint: Endpoint::parse_custom_domain(endpoint).unwrap(),
+            position,
             cluster: cluster.into(),
             credential: 0,
         })
     };
-    let spare = backend("spare", "https://contoso-spare.openai.azure.com", "aoai_spare");
+    let spare = backend(0, "spare", "https://contoso-spare.openai.azure.com", "aoai_spare");
     let eastus =
-        backend("eastus", "https://contoso-eastus.openai.azure.com", "outbound|443||eastus");
-    let sweden = backend("sweden", "https://ai.contoso.example:8443", "aoai_sweden");
+        backend(1, "eastus", "https://contoso-eastus.openai.azure.com", "outbound|443||eastus");
+    let sweden = backend(2, "sweden", "https://ai.contoso.example:8443", "aoai_sweden");
     assert_eq!(config.backends, [spare, eastus.clone(), sweden.clone()]);
 
     let model = |name: &str, placements| {
         let affinity = (name == "gpt-4o").then(|| Affinity::Header("x-session-id".into()));
-        Arc::new(Model { name: name.into(), affinity, placements, turns: Turns::default() })
+        Arc::new(Model {
+            name: name.into(),
+            affinity,
+            placements,
+            round_robin: RoundRobin::default(),
+        })
     };
     let placement = |backend: &Arc<Backend>, deployment: &str, priority, weight| Placement {
         backend: Arc::clone(backend),
@@ -152,7 +161,7 @@ fn a_whole_document_reads() {
 
     assert_eq!(config.affinities, [Affinity::Header("x-session-id".into())]);
 
-    let home = |id| {
+    let default_backend = |id| {
         let backends = [&eastus, &sweden];
         let drawn = |backend: &&&Arc<Backend>| affinity(id, &backend.name);
         Arc::clone(backends.iter().max_by_key(drawn).unwrap())
@@ -164,7 +173,7 @@ fn a_whole_document_reads() {
         suspended: true,
         not_before: Some(UNIX_EPOCH + Duration::from_secs(1_767_225_600)),
         expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_798_761_600)),
-        home: home("search-team"),
+        default_backend: default_backend("search-team"),
     });
     let platform = Arc::new(Subscription {
         id: "platform".into(),
@@ -173,7 +182,7 @@ fn a_whole_document_reads() {
         suspended: false,
         not_before: None,
         expires_at: None,
-        home: home("platform"),
+        default_backend: default_backend("platform"),
     });
     assert_eq!(
         config.subscriptions,
@@ -238,7 +247,7 @@ fn placements_of_a_priority_keep_the_order_of_the_document() {
 }
 
 #[test]
-fn home_is_one_backend_of_the_scope_whatever_the_order_of_the_document() {
+fn the_default_backend_is_one_of_the_scope_in_any_order_of_the_document() {
     let turned = WHOLE.replace(
         "[{backend: sweden}]",
         "[{backend: eastus}, {backend: sweden}, {backend: spare, deployment: e}]",
@@ -252,7 +261,7 @@ fn home_is_one_backend_of_the_scope_whatever_the_order_of_the_document() {
         let subscription = &config.subscriptions[&digest("1")];
         let drawn = |backend: &&&str| affinity(&subscription.id, backend);
         let most = backends.iter().max_by_key(drawn).copied();
-        assert_eq!(Some(subscription.home.name.as_str()), most, "{scope}");
+        assert_eq!(Some(subscription.default_backend.name.as_str()), most, "{scope}");
     }
 }
 
@@ -272,7 +281,7 @@ fn every_form_of_identity_reads() {
     }
 }
 
-/// What is said of a document that is the whole one with one part of it replaced.
+/// The problems of the whole document with one part of it replaced.
 fn assert_says(rows: &[(&str, &str, &str, &str)]) {
     for (name, part, instead, expected) in rows {
         assert_eq!(WHOLE.matches(part).count(), 1, "{name}: {part:?} is not there once");
@@ -282,7 +291,7 @@ fn assert_says(rows: &[(&str, &str, &str, &str)]) {
 }
 
 #[test]
-fn mistakes_of_form_are_told() {
+fn mistakes_of_form_are_reported() {
     assert_says(&[
         ("unknown field near another", "audience:", "audiance:", r#"audiance: unknown field; did you mean "audience"?"#),
         ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, subscriptions, backends or models"),
@@ -303,16 +312,16 @@ fn mistakes_of_form_are_told() {
         ("empty list", "[{backend: sweden}]", "[]", "models[1].backends: found an empty list; expected at least one backend"),
         ("no operations", "operations: [resources]", "operations: []", "subscriptions[0].operations: found an empty list; expected at least one operation"),
         ("no models", "models: [gpt-4o, embeddings]", "models: []", "subscriptions[0].models: found an empty list; expected at least one model"),
-        ("models left out", "  models: [gpt-4o, embeddings]\n", "", "subscriptions[0].models: missing; expected the models that it may ask for, or [\"*\"] for all"),
+        ("models left out", "  models: [gpt-4o, embeddings]\n", "", "subscriptions[0].models: missing; expected the models that it may use, or [\"*\"] for all"),
     ]);
 }
 
 #[test]
-fn a_document_of_another_kind_is_told() {
+fn a_document_of_another_kind_is_reported() {
     const MISSING: &str = "identity: missing; expected how the proxy signs in to Azure\n\
          backends: missing; expected the Azure OpenAI resources\n\
-         models: missing; expected what callers may ask for\n\
-         subscriptions: missing; expected who may call";
+         models: missing; expected the models that callers may use\n\
+         subscriptions: missing; expected the callers and their keys";
     for (name, yaml, expected) in [
         ("list", "[]", "document: found a list; expected an object"),
         ("text", "hello", "document: found a string; expected an object"),
@@ -350,8 +359,13 @@ fn what_is_not_json_says_where() {
     }
 }
 
+/// What the cluster of an identity has to be.
+const IDENTITY_CLUSTER: &str =
+    "expected the name of an Envoy cluster, without spaces, and not beginning with aoai_ or aoai/, \
+     because the route leads requests of callers to such clusters";
+
 #[test]
-fn mistakes_of_the_identity_are_told() {
+fn mistakes_of_the_identity_are_reported() {
     const CLIENT: &str = "client_id: 3F0C0000-0000-0000-0000-00000000000a";
     const IDENTITY: &str = "managed_identity:\n    cluster: azure_identity\n    client_id: 3F0C0000-0000-0000-0000-00000000000a";
     const GUID: &str =
@@ -369,7 +383,9 @@ fn mistakes_of_the_identity_are_told() {
         ),
         ("no object", IDENTITY, "managed_identity", "identity: found a string; expected an object"),
         ("no cluster", "    cluster: azure_identity\n", "", "identity.managed_identity.cluster: missing; expected the Envoy cluster of the endpoint"),
-        ("empty cluster", "cluster: azure_identity", "cluster: ''", "identity.managed_identity.cluster: found \"\"; expected the name of an Envoy cluster, without spaces, and not one of the pools' (aoai/…)"),
+        ("empty cluster", "cluster: azure_identity", "cluster: ''", &format!("identity.managed_identity.cluster: found \"\"; {IDENTITY_CLUSTER}")),
+        ("cluster like a backend's", "cluster: azure_identity", "cluster: aoai_identity", &format!("identity.managed_identity.cluster: found \"aoai_identity\"; {IDENTITY_CLUSTER}")),
+        ("cluster like a pool", "cluster: azure_identity", "cluster: aoai/identity", &format!("identity.managed_identity.cluster: found \"aoai/identity\"; {IDENTITY_CLUSTER}")),
         ("two selectors", CLIENT, "client_id: 3f0c0000-0000-0000-0000-00000000000a\n    resource_id: /subscriptions/x", "identity.managed_identity: found client_id and resource_id; expected at most one of them, to name one identity"),
         ("client id of another form", CLIENT, "client_id: \"{3f0c0000-0000-0000-0000-00000000000a}\"", &format!("identity.managed_identity.client_id: found a string of 38 characters {GUID}")),
         (
@@ -414,15 +430,15 @@ fn every_kind_of_identity_reads() {
         path: path.into(),
         selector,
     };
-    let application = |authority: &str, tenant: &str, proof, file: Option<&str>| {
+    let application = |authority: &str, tenant: &str, credential, file: Option<&str>| {
         Identity::Application(Application {
             cluster: "c".into(),
             authority: authority.into(),
             tenant: tenant.into(),
             client_id: GUID.into(),
-            proof,
-            proof_cluster: "p".into(),
-            proof_file: file.map(str::to_owned),
+            credential,
+            credential_cluster: "p".into(),
+            credential_file: file.map(str::to_owned),
         })
     };
     let selected = IdentitySelector::ClientId(GUID.into());
@@ -437,15 +453,15 @@ fn every_kind_of_identity_reads() {
         ),
         (
             format!("workload_identity: {{tenant: {GUID}, client_id: {GUID}, cluster: c, token_cluster: p}}"),
-            application("login.microsoftonline.com", GUID, Proof::FederatedToken, None),
+            application("login.microsoftonline.com", GUID, ClientCredential::Assertion, None),
         ),
         (
             format!("workload_identity: {{tenant: Contoso.onmicrosoft.com, client_id: {GUID}, cluster: c, token_cluster: p, token_file: /t}}\n  cloud: us_government"),
-            application("login.microsoftonline.us", "contoso.onmicrosoft.com", Proof::FederatedToken, Some("/t")),
+            application("login.microsoftonline.us", "contoso.onmicrosoft.com", ClientCredential::Assertion, Some("/t")),
         ),
         (
             format!("client_secret: {{tenant: {GUID}, client_id: {GUID}, cluster: c, secret_cluster: p, secret_file: /s, authority: 'https://login.example.com:8443/'}}\n  cloud: china"),
-            application("login.example.com:8443", GUID, Proof::ClientSecret, Some("/s")),
+            application("login.example.com:8443", GUID, ClientCredential::Secret, Some("/s")),
         ),
     ] {
         let end = if text.contains("us_gov") { "us" } else if text.contains("china") { "cn" } else { "com" };
@@ -488,7 +504,7 @@ fn backends_sign_in_with_the_identity_that_they_name() {
 }
 
 #[test]
-fn mistakes_of_identities_are_told() {
+fn mistakes_of_identities_are_reported() {
     const IMDS: &str = "{managed_identity: {cluster: imds}}";
     const COM: &str = "contoso.openai.azure.com";
     let default = format!("identity: {IMDS}");
@@ -515,7 +531,7 @@ fn mistakes_of_identities_are_told() {
         ("authority with a path", wi(", authority: 'https://login.microsoftonline.com/common'"), (COM, ""), r#"identity.workload_identity.authority: found "https://login.microsoftonline.com/common"; expected an https URL without a path, such as https://login.microsoftonline.com"#),
         ("authority without TLS", wi(", authority: 'http://localhost'"), (COM, ""), r#"identity.workload_identity.authority: found "http://localhost"; expected an https URL without a path, such as https://login.microsoftonline.com"#),
         ("one cluster for both", wi("").replace("token_cluster: p", "token_cluster: c"), (COM, ""), "identity.workload_identity.token_cluster: found the cluster of Entra ID again; expected one of its own"),
-        ("a secret for a tenant", wrong_tenant, (COM, ""), "identity.workload_identity.tenant: found a string of 12 characters that is no tenant; expected its GUID, or a domain such as contoso.onmicrosoft.com"),
+        ("a secret for a tenant", wrong_tenant, (COM, ""), "identity.workload_identity.tenant: found a string of 12 characters that is not a tenant; expected its GUID, or a domain such as contoso.onmicrosoft.com"),
         ("no token cluster", wi("").replace(", token_cluster: p", ""), (COM, ""), "identity.workload_identity.token_cluster: missing; expected the Envoy cluster of a listener that serves the projected service account token"),
         ("a secret in the document", wi("").replace("workload_identity", "client_secret").replace("token_cluster: p", "secret: s3cr3t"), (COM, ""), "identity.client_secret.secret: unknown field; expected tenant, client_id, cluster, authority, secret_cluster or secret_file\nidentity.client_secret.secret_cluster: missing; expected the Envoy cluster of a listener that serves the client secret"),
         ("App Service without http", "identity: {app_service: {cluster: c, endpoint: 'https://x/msi'}}".to_owned(), (COM, ""), r#"identity.app_service.endpoint: found "https://x/msi"; expected what the platform puts into IDENTITY_ENDPOINT, such as http://localhost:42356/msi/token"#),
@@ -524,8 +540,13 @@ fn mistakes_of_identities_are_told() {
         ("App Service without a path", "identity: {app_service: {cluster: c, endpoint: 'http://x'}}".to_owned(), (COM, ""), r#"identity.app_service.endpoint: found "http://x"; expected what the platform puts into IDENTITY_ENDPOINT, such as http://localhost:42356/msi/token"#),
         ("App Service with a port that is none", "identity: {app_service: {cluster: c, endpoint: 'http://x:y/z'}}".to_owned(), (COM, ""), r#"identity.app_service.endpoint: found "http://x:y/z"; expected what the platform puts into IDENTITY_ENDPOINT, such as http://localhost:42356/msi/token"#),
         ("authority with two ports", wi(", authority: 'https://a:1:2'"), (COM, ""), r#"identity.workload_identity.authority: found "https://a:1:2"; expected an https URL without a path, such as https://login.microsoftonline.com"#),
-        ("a backend at the proof", wi("").replace("token_cluster: p", "token_cluster: aoai_b0"), (COM, ""), "backends[0].cluster: \"aoai_b0\" is also the cluster of the identity; expected one of its own, because a cluster reaches one resource"),
-        ("a backend at a named identity", format!("{default}\nidentities: {{gov: {{managed_identity: {{cluster: aoai_b0}}}}}}"), (COM, ""), "backends[0].cluster: \"aoai_b0\" is also the cluster of identities.gov; expected one of its own, because a cluster reaches one resource"),
+        ("a token that callers could reach", wi("").replace("token_cluster: p", "token_cluster: aoai_b0"), (COM, ""), &format!("identity.workload_identity.token_cluster: found \"aoai_b0\"; {IDENTITY_CLUSTER}")),
+        ("a secret that callers could reach", wi("").replace("workload_identity", "client_secret").replace("token_cluster: p", "secret_cluster: aoai/b0"), (COM, ""), &format!("identity.client_secret.secret_cluster: found \"aoai/b0\"; {IDENTITY_CLUSTER}")),
+        ("an Entra ID that callers could reach", wi("").replace("cluster: c", "cluster: aoai_entra"), (COM, ""), &format!("identity.workload_identity.cluster: found \"aoai_entra\"; {IDENTITY_CLUSTER}")),
+        ("an App Service that callers could reach", "identity: {app_service: {cluster: aoai_msi}}".to_owned(), (COM, ""), &format!("identity.app_service.cluster: found \"aoai_msi\"; {IDENTITY_CLUSTER}")),
+        ("a backend at the service account token", wi(""), (COM, "default, cluster: p"), "backends[0].cluster: \"p\" is also the cluster of the identity; expected one of its own, because a cluster reaches one resource"),
+        ("a backend at a named identity", format!("{default}\nidentities: {{gov: {{managed_identity: {{cluster: g}}}}}}"), (COM, "gov, cluster: g"), "backends[0].cluster: \"g\" is also the cluster of identities.gov; expected one of its own, because a cluster reaches one resource"),
+        ("a named identity that callers could reach", format!("{default}\nidentities: {{gov: {{managed_identity: {{cluster: aoai_b0}}}}}}"), (COM, ""), &format!("identities.gov.managed_identity.cluster: found \"aoai_b0\"; {IDENTITY_CLUSTER}")),
     ];
     for (name, identities, backend, expected) in rows {
         let problems = read(&with_identities(identities, &[*backend])).expect_err(name);
@@ -534,12 +555,12 @@ fn mistakes_of_identities_are_told() {
 }
 
 #[test]
-fn mistakes_of_audience_and_wait_are_told() {
+fn mistakes_of_audience_and_wait_are_reported() {
     const AUDIENCE: &str = "audience: https://ai.azure.com";
     const UNIT: &str = "expected one whole number and its unit, such as 500ms, 5s or 2m";
     const URL: &str = "expected an https URL such as https://cognitiveservices.azure.com";
     assert_says(&[
-        ("scope", AUDIENCE, "audience: https://ai.azure.com/.default", r#"audience: "https://ai.azure.com/.default" is a scope; expected the audience, "https://ai.azure.com": the filter adds /.default where an endpoint wants it"#),
+        ("scope", AUDIENCE, "audience: https://ai.azure.com/.default", r#"audience: "https://ai.azure.com/.default" is a scope; expected the audience, "https://ai.azure.com": the filter adds /.default where an endpoint requires it"#),
         ("slash at the end", AUDIENCE, "audience: https://ai.azure.com/", r#"audience: "https://ai.azure.com/" ends with a slash, which Azure takes for another audience; expected "https://ai.azure.com""#),
         ("http", AUDIENCE, "audience: http://ai.azure.com", &format!(r#"audience: found "http://ai.azure.com"; {URL}"#)),
         ("no host", AUDIENCE, "audience: https://", &format!(r#"audience: found "https://"; {URL}"#)),
@@ -561,7 +582,7 @@ fn mistakes_of_audience_and_wait_are_told() {
 }
 
 #[test]
-fn mistakes_of_the_listener_are_told() {
+fn mistakes_of_the_listener_are_reported() {
     const ADDRESS: &str = "expected an IP address: 127.0.0.1 for this machine alone, 0.0.0.0 or \"::\" for all of its addresses";
     const SIZE: &str = "expected a size from 64KiB to 1024MiB, such as 10MiB";
     const KEY: &str = ", key: /etc/tls/tls.key";
@@ -590,7 +611,7 @@ fn mistakes_of_the_listener_are_told() {
 }
 
 #[test]
-fn mistakes_of_failover_are_told() {
+fn mistakes_of_failover_are_reported() {
     assert_says(&[
         ("short cooldown", "cooldown: 2s", "cooldown: 999ms", r#"failover.cooldown: found "999ms"; expected at least 1s"#),
         ("longer than the longest", "cooldown: 2s", "cooldown: 91s", "failover.cooldown: longer than longest_cooldown, which is 90000ms; expected at most that"),
@@ -618,10 +639,10 @@ fn mistakes_of_failover_are_told() {
 }
 
 #[test]
-fn mistakes_of_backends_are_told() {
+fn mistakes_of_backends_are_reported() {
     const NAME: &str = "expected 1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends";
     const CLUSTER: &str =
-        "expected the name of an Envoy cluster, without spaces, and not one of the pools' (aoai/…)";
+        "expected the name of an Envoy cluster, without spaces, and not beginning with aoai/, which is reserved for pools";
     let long = format!("name: {}", "x".repeat(64));
     let long_says = format!("backends[0].name: found \"{}\"; {NAME}", "x".repeat(64));
     assert_says(&[
@@ -642,12 +663,12 @@ fn mistakes_of_backends_are_told() {
         ("no endpoint", "  endpoint: https://contoso-spare.openai.azure.com\n", "", "backends[0].endpoint: missing; expected the resource's URL, https://NAME.openai.azure.com"),
         ("http", "https://contoso-spare", "http://contoso-spare", r#"backends[0].endpoint: "http" is not the scheme of "contoso-spare.openai.azure.com"; expected https, because tokens travel over TLS only"#),
         ("own domain", "custom_domain: true", "custom_domain: false", r#"backends[2].endpoint: "ai.contoso.example" is not a custom subdomain of Azure OpenAI; expected one such as https://NAME.openai.azure.com, or custom_domain: true on this backend if it is a name of yours for such a resource"#),
-        ("regional in spite of custom_domain", "https://ai.contoso.example:8443", "https://westeurope.api.cognitive.microsoft.com", r#"backends[2].endpoint: "westeurope.api.cognitive.microsoft.com" is a regional endpoint; it knows API keys only, and would answer the proxy's Entra ID token with 400 "Resource Id is badly formed: NA"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME"#),
+        ("regional in spite of custom_domain", "https://ai.contoso.example:8443", "https://westeurope.api.cognitive.microsoft.com", r#"backends[2].endpoint: "westeurope.api.cognitive.microsoft.com" is a regional endpoint; it accepts API keys only, and would respond to the proxy's Entra ID token with 400 "Resource Id is badly formed: NA"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME"#),
     ]);
 }
 
 #[test]
-fn mistakes_of_models_are_told() {
+fn mistakes_of_models_are_reported() {
     const NAME: &str = "expected 1 to 128 of A-Z, a-z, 0-9 and ._:/@+-, and no empty, . or .. part between slashes";
     const DEPLOYMENT: &str = "expected 1 to 64 of A-Z, a-z, 0-9 and ._-, but not . or ..";
     const PLACEMENT: &str =
@@ -689,7 +710,7 @@ fn mistakes_of_models_are_told() {
         ("same name", "- name: embeddings\n", "- name: embeddings\n  backends: [{backend: sweden}]\n- name: gpt-4o\n", "models[2].name: \"gpt-4o\" is taken by models[0].name; names are unique"),
         ("unknown backend", "[{backend: sweden}]", "[{backend: swedne}]", r#"models[1].backends[0].backend: "swedne" is not one of the document's backends; did you mean "sweden"?"#),
         ("quite unknown backend", "[{backend: sweden}]", "[{backend: japan}]", r#"models[1].backends[0].backend: "japan" is not one of the document's backends; expected eastus, spare or sweden"#),
-        ("backend left out", "[{backend: sweden}]", "[{deployment: x}]", "models[1].backends[0].backend: missing; expected a name of backends"),
+        ("backend left out", "[{backend: sweden}]", "[{deployment: x}]", "models[1].backends[0].backend: missing; expected the name of a backend"),
         ("same backend", "[{backend: sweden}]", "[{backend: sweden}, {backend: sweden, deployment: other}]", "models[1].backends[1]: the same backend as backends[0] of this model; expected each at most once"),
         ("backends left out", "  backends: [{backend: sweden}]", "", "models[1].backends: missing; expected the backends that serve it"),
         ("empty deployment", PLACEMENT, "{backend: eastus, deployment: ''}", &format!(r#"models[0].backends[1].deployment: found ""; {DEPLOYMENT}"#)),
@@ -772,15 +793,15 @@ fn affinities_of_pools_are_known_each_once() {
 }
 
 #[test]
-fn mistakes_of_subscriptions_are_told() {
+fn mistakes_of_subscriptions_are_reported() {
     const ID: &str = "expected 1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit";
     const TIME: &str = "expected an RFC 3339 time in UTC, with its Z, such as 2026-01-01T00:00:00Z";
     assert_says(&[
-        ("empty id", "id: platform", "id: ''", &format!(r#"subscriptions[1].id: found ""; {ID}"#)),
-        ("id with a dot", "id: platform", "id: a.b", &format!(r#"subscriptions[1].id: found "a.b"; {ID}"#)),
-        ("id that starts with a hyphen", "id: platform", "id: -a", &format!(r#"subscriptions[1].id: found "-a"; {ID}"#)),
-        ("long id", "id: platform", "id: iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii", &format!(r#"subscriptions[1].id: found "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii"; {ID}"#)),
-        ("same id", "id: platform", "id: search-team", "subscriptions[1].id: \"search-team\" is taken by subscriptions[0].id; names are unique"),
+        ("empty id", "id: platform", "id: ''", &format!("subscriptions[1].id: found an empty string; {ID}")),
+        ("id with a dot", "id: platform", "id: a.b", &format!("subscriptions[1].id: found a string of 3 characters; {ID}")),
+        ("id that starts with a hyphen", "id: platform", "id: -a", &format!("subscriptions[1].id: found a string of 2 characters; {ID}")),
+        ("long id", "id: platform", "id: iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii", &format!("subscriptions[1].id: found a string of 65 characters; {ID}")),
+        ("same id", "id: platform", "id: search-team", "subscriptions[1].id: same as subscriptions[0].id; names are unique"),
         ("unknown model", "[gpt-4o, embeddings]", "[gpt4o]", r#"subscriptions[0].models[0]: "gpt4o" is not one of the document's models; did you mean "gpt-4o"?"#),
         ("quite unknown model", "[gpt-4o, embeddings]", "[gpt-4o, whisper]", r#"subscriptions[0].models[1]: "whisper" is not one of the document's models; expected embeddings or gpt-4o"#),
         ("model twice", "[gpt-4o, embeddings]", "[gpt-4o, embeddings, gpt-4o]", "subscriptions[0].models[2]: same as [0] of this list; expected each once"),
@@ -804,7 +825,7 @@ fn mistakes_of_subscriptions_are_told() {
 }
 
 #[test]
-fn mistakes_of_keys_are_told_without_them() {
+fn mistakes_of_keys_are_reported_without_them() {
     const SECOND: &str =
         "- sha256:2222222222222222222222222222222222222222222222222222222222222222";
     const KEY: &str = "if it is the key itself, put its digest here, made with: aoai key digest";
@@ -832,6 +853,24 @@ fn mistakes_of_keys_are_told_without_them() {
     for (name, part, instead, expected) in &rows {
         assert!(!expected.contains("5ecre7") && !expected.contains("5374123"), "{name}");
         assert_says(&[(name, part, instead, expected)]);
+    }
+}
+
+#[test]
+fn a_key_in_the_place_of_an_id_is_not_repeated() {
+    let pasted = |key: &str| WHOLE.replace("id: platform", &format!("id: {key}"));
+    let own = Digest::of(b"aoai-5ecre7").to_string();
+    let with_digest = |place: char| {
+        pasted("aoai-5ecre7").replace(&format!("sha256:{}", place.to_string().repeat(64)), &own)
+    };
+    let rows = [
+        (pasted("aoai.5ecre7"), "found a string of 11 characters; expected 1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit"),
+        (with_digest('3'), "found the key of subscriptions[1].keys[0]; expected 1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit"),
+        (with_digest('2'), "found the key of subscriptions[0].keys[1]; expected 1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit"),
+        (pasted("aoai-5ecre7").replace("id: search-team", "id: aoai-5ecre7"), "same as subscriptions[0].id; names are unique"),
+    ];
+    for (document, expected) in rows {
+        assert_eq!(read(&document).unwrap_err(), format!("subscriptions[1].id: {expected}"));
     }
 }
 
@@ -880,7 +919,7 @@ fn a_list_that_is_not_there_is_one_problem() {
     let one = LEAST.replace("models: [\"*\"]", "models: [gpt-4o]");
     assert_eq!(
         read(one.split_once("\nmodels:").unwrap().0).unwrap_err(),
-        "models: missing; expected what callers may ask for"
+        "models: missing; expected the models that callers may use"
     );
 }
 

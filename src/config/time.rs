@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-use super::node::Node;
 use super::problem::quoted;
 use super::reader::Reader;
+use crate::base::json::Node;
 
 /// Reads one number and its unit, such as `500ms`, `5s` or `2m`, within bounds.
 pub(super) fn duration(

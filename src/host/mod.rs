@@ -1,24 +1,23 @@
-//! The edge between Envoy and the core: the only code that knows proxy_wasm.
+//! The edge between Envoy and the flows: the only code that knows proxy_wasm. It turns callbacks into
+//! events and steps into calls, and decides nothing.
 //!
 //! ```text
-//! root     one for each worker and configuration: ticks, fetches tokens, serves who waits
-//! stream   one for each request, in the gateway stage
+//! root     one for each worker and configuration: ticks, callouts
+//! worker   what a root and its requests share
+//! request  one for each request, in the gateway stage
 //! attempt  one for each attempt, in the backend stage
-//! worker   what a root and its streams share
-//! progress what the stages leave beside a request for each other
+//! ticker   when Envoy ticks a root
+//! envoy    Envoy, as flows see it
 //! ```
 
 mod attempt;
 mod callout;
-mod diagnosis;
-mod health;
+mod envoy;
 mod metrics;
-mod progress;
+mod perform;
+mod request;
 mod root;
-mod shared;
-mod stream;
-mod tokens;
-mod waiting;
+mod ticker;
 mod worker;
 
 use proxy_wasm::types::LogLevel;

@@ -1,4 +1,4 @@
-//! The root context: takes the configuration, and looks after everything that is not one request.
+//! The root context: takes the configuration, and turns ticks and callouts into events.
 
 use std::rc::Rc;
 
@@ -7,13 +7,21 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType, LogLevel};
 
-use super::attempt::{Attempt, Backends};
-use super::callout;
-use super::diagnosis;
-use super::health;
-use super::stream::Stream;
-use super::worker::{now, Worker};
+use super::attempt::AttemptContext;
+use super::envoy::Envoy;
+use super::request::RequestContext;
+use super::worker::Worker;
+use super::{callout, metrics};
+use crate::base::random;
 use crate::config::Config;
+use crate::flow::gateway::Gateway;
+use crate::flow::host::Host;
+use crate::flow::pool_request::PoolRequests;
+
+thread_local! {
+    /// Both stages of all configurations are in one VM, and so have one memory.
+    static REQUESTS: Rc<PoolRequests> = Rc::default();
+}
 
 pub(super) struct Root {
     id: u32,
@@ -24,8 +32,8 @@ pub(super) struct Root {
 enum Stage {
     /// `gateway`: once for each request.
     Gateway(Rc<Worker>),
-    /// `backend`: once for each attempt of a pool.
-    Backend(Rc<Backends>),
+    /// `backend`: once for each attempt at a pool's backend.
+    Backend(Rc<PoolRequests>),
 }
 
 impl Root {
@@ -34,14 +42,21 @@ impl Root {
     }
 
     fn configure(&self) -> Result<Stage, String> {
+        let requests = REQUESTS.with(Rc::clone);
+        requests.identify(random::from_clock(Envoy::new().now()));
         let root_id = hostcalls::get_property(vec!["plugin_root_id"]).ok().flatten();
-        let document = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX);
-        let document = document.ok().flatten().unwrap_or_default();
-        let config = || Config::from_plugin(&document).map_err(|problems| problems.to_string());
         match root_id.as_deref() {
-            Some(b"gateway") => Ok(Stage::Gateway(Rc::new(Worker::new(self.id, config()?)))),
-            Some(b"backend") => Ok(Stage::Backend(Rc::new(Backends::new(config()?)))),
-            _ => Err("root_id: found another one; expected \"gateway\" or \"backend\"".to_owned()),
+            Some(b"gateway") => {
+                let document =
+                    hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX);
+                let document = document.ok().flatten().unwrap_or_default();
+                let config = Config::from_plugin(&document).map_err(|found| found.to_string())?;
+                metrics::define(&config);
+                let gateway = Gateway::new(config, &Envoy::new());
+                Ok(Stage::Gateway(Rc::new(Worker::new(self.id, gateway, requests))))
+            }
+            Some(b"backend") => Ok(Stage::Backend(requests)),
+            _ => Err("root_id: expected \"gateway\" or \"backend\"".to_owned()),
         }
     }
 
@@ -56,8 +71,8 @@ impl Root {
 impl Context for Root {
     fn on_done(&mut self) -> bool {
         if let Some(worker) = self.worker() {
-            let now = now();
-            worker.tokens.iter().for_each(|tokens| tokens.release(now));
+            let envoy = Envoy::new();
+            worker.gateway.release(&envoy, envoy.now());
         }
         true
     }
@@ -66,11 +81,12 @@ impl Context for Root {
         let Some(worker) = self.worker() else {
             return;
         };
-        let reply = callout::receive(headers, body);
-        let now = now();
-        let _ = worker.tokens.iter().any(|one| one.settle(callout, &reply, now, &worker.metrics));
-        worker.waiting.serve(worker, now);
-        worker.tick_within(worker.waiting.poll().unwrap_or_default());
+        let envoy = Envoy::new();
+        let response = callout::receive(headers, body);
+        let now = envoy.now();
+        worker.gateway.settle(&envoy, callout, &response, now);
+        worker.wake_up(None);
+        worker.ticker.tick_within(Default::default());
     }
 }
 
@@ -80,17 +96,16 @@ impl RootContext for Root {
         match self.configure() {
             Ok(stage) => {
                 if let Stage::Gateway(worker) = &stage {
+                    let config = &worker.gateway.config;
                     info!(
                         "configured: {} subscription keys, {} models, {} backends",
-                        worker.config.subscriptions.len(),
-                        worker.config.models.len(),
-                        worker.config.backends.len(),
+                        config.subscriptions.len(),
+                        config.models.len(),
+                        config.backends.len(),
                     );
-                    diagnosis::prepare(&worker.config);
                     // Callouts are not allowed from here; the first tick makes the first fetch.
-                    worker.tick_within(Default::default());
+                    worker.ticker.tick_within(Default::default());
                 }
-                health::prepare();
                 self.stage = Some(stage);
                 true
             }
@@ -105,18 +120,20 @@ impl RootContext for Root {
         let Some(worker) = self.worker() else {
             return;
         };
-        let now = now();
-        let due = worker.tick(now);
-        worker.waiting.serve(worker, now);
-        let poll = worker.waiting.poll().map_or(due, |wait| due.min(now + wait));
-        worker.tick_at(poll, now);
+        let envoy = Envoy::new();
+        let now = envoy.now();
+        let due = worker.gateway.tick(&envoy, now);
+        worker.wake_up(Some(now));
+        worker.ticker.tick_at(worker.pending.next().map_or(due, |next| next.min(due)), now);
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         Some(match &self.stage {
-            Some(Stage::Gateway(worker)) => Box::new(Stream::new(id, Some(Rc::clone(worker)))),
-            Some(Stage::Backend(backends)) => Box::new(Attempt::new(Some(Rc::clone(backends)))),
-            None => Box::new(Stream::new(id, None)),
+            Some(Stage::Gateway(worker)) => {
+                Box::new(RequestContext::new(id, Some(Rc::clone(worker))))
+            }
+            Some(Stage::Backend(requests)) => Box::new(AttemptContext::new(Rc::clone(requests))),
+            None => Box::new(RequestContext::new(id, None)),
         })
     }
 

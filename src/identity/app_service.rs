@@ -1,13 +1,14 @@
 //! The managed identity of an App Service, a function app or a container app.
 //!
 //! Source: Microsoft Learn, "How to use managed identities for App Service and Azure Functions",
-//! section "REST endpoint reference". The header `X-IDENTITY-HEADER` that the endpoint wants is a secret
+//! section "REST endpoint reference". The header `X-IDENTITY-HEADER` that the endpoint requires is a secret
 //! of the platform's: Envoy takes it from the environment and adds it, and this module never sees it.
 
 use std::time::SystemTime;
 
+use super::exchange::{managed_path, success, CalloutResponse, Request};
+use super::failure::Failure;
 use super::token::Token;
-use super::{managed_path, success, Failure, Reply, Request};
 use crate::config::IdentitySelector;
 
 const API_VERSION: &str = "2019-08-01";
@@ -33,11 +34,11 @@ pub fn request(
     }
 }
 
-/// Reads what came back.
-pub fn read(reply: &Reply, now: SystemTime, dice: u64) -> Result<Token, Failure> {
+/// Reads the response.
+pub fn read(response: &CalloutResponse, now: SystemTime, random: u64) -> Result<Token, Failure> {
     // What official clients try again (azure-core's retry policy), and 404 while an app starts.
-    let body = success(reply, |status, _| matches!(status, 404 | 408 | 429))?;
-    Token::read(body, now, dice).map_err(Failure::from)
+    let body = success(response, |status, _| matches!(status, 404 | 408 | 429))?;
+    Token::read(body, now, random).map_err(Failure::from)
 }
 
 #[cfg(test)]
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_identity_is_asked_for_by_its_parameter() {
+    fn each_identity_has_its_parameter() {
         let rows = [
             (IdentitySelector::SystemAssigned, ""),
             (IdentitySelector::ClientId("3f0c".to_owned()), "&client_id=3f0c"),
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_apart() {
+    fn errors_are_classified() {
         let not_found = r#"{"statusCode":400,"message":"No User Assigned or Delegated Managed Identity found"}"#;
         let rows = [
             (400, not_found, true, "400: No User Assigned or Delegated Managed Identity found"),
@@ -85,8 +86,12 @@ mod tests {
             (500, r#"{"statusCode":500,"message":"a\nb"}"#, false, "500: a b"),
         ];
         for (status, body, permanent, detail) in rows {
-            let reply = Reply::Answer { status, retry_after: None, body: body.as_bytes().to_vec() };
-            let failure = read(&reply, UNIX_EPOCH, 0).unwrap_err();
+            let response = CalloutResponse::Response {
+                status,
+                retry_after: None,
+                body: body.as_bytes().to_vec(),
+            };
+            let failure = read(&response, UNIX_EPOCH, 0).unwrap_err();
             assert_eq!((failure.is_permanent(), failure.detail()), (permanent, detail), "{status}");
         }
     }

@@ -1,6 +1,6 @@
 //! Dates as App Service writes them: `expires_on` is seconds on some platforms, and a date on others.
 //!
-//! Source of the forms: the official SDKs' readers of this answer.
+//! Source of the forms: the official SDKs' readers of this response.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -6,9 +6,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cache::{Fetch, Slot};
-use super::secret::Secret;
+use super::failure::Failure;
 use super::token::Token;
-use super::Failure;
+use crate::base::secret::Secret;
 
 /// Changes with the format.
 const VERSION: &str = "2";
@@ -23,8 +23,8 @@ impl Slot {
         };
         let failure = match &self.failure {
             None => "none".to_owned(),
-            Some(Failure::Refused { status, detail }) => format!("refused {status} {detail}"),
-            Some(Failure::Passing { status, detail, .. }) => {
+            Some(Failure::Permanent { status, detail }) => format!("refused {status} {detail}"),
+            Some(Failure::Transient { status, detail, .. }) => {
                 format!("passing {} {detail}", status.unwrap_or_default())
             }
         };
@@ -80,8 +80,8 @@ fn read_failure(line: &str) -> Option<Option<Failure>> {
     let status: u16 = status.parse().ok()?;
     let detail = detail.to_owned();
     match kind {
-        "refused" => Some(Some(Failure::Refused { status, detail })),
-        "passing" => Some(Some(Failure::Passing {
+        "refused" => Some(Some(Failure::Permanent { status, detail })),
+        "passing" => Some(Some(Failure::Transient {
             status: (status != 0).then_some(status),
             detail,
             retry_after: None,
@@ -128,9 +128,17 @@ mod tests {
         let fetches = [Fetch::Due(UNIX_EPOCH), Fetch::Claimed { claim: u64::MAX, until: at(5) }];
         let failures = [
             None,
-            Some(Failure::Refused { status: 400, detail: "a: b c".to_owned() }),
-            Some(Failure::Passing { status: Some(503), detail: String::new(), retry_after: None }),
-            Some(Failure::Passing { status: None, detail: "reset".to_owned(), retry_after: None }),
+            Some(Failure::Permanent { status: 400, detail: "a: b c".to_owned() }),
+            Some(Failure::Transient {
+                status: Some(503),
+                detail: String::new(),
+                retry_after: None,
+            }),
+            Some(Failure::Transient {
+                status: None,
+                detail: "reset".to_owned(),
+                retry_after: None,
+            }),
         ];
         for fetch in fetches {
             for failure in &failures {
@@ -145,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_slot_of_this_version_is_nothing() {
+    fn bytes_of_another_version_are_no_slot() {
         let rows: &[&[u8]] = &[
             b"",
             b"2",

@@ -1,13 +1,14 @@
-//! An access token and its times, read from an identity endpoint's answer.
+//! An access token and its times, read from an identity endpoint's response.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
 use super::date;
-use super::secret::Secret;
-use super::Failure;
-use crate::config::Node;
+use super::failure::Failure;
+use crate::base::json::Node;
+use crate::base::random::jitter;
+use crate::base::secret::Secret;
 
 /// Azure's tokens have one to three KiB; more than this would not fit into a header.
 const LONGEST: usize = 16 * 1024;
@@ -26,20 +27,20 @@ const MARGIN: Duration = Duration::from_secs(5 * 60);
 pub struct Token {
     /// What goes behind `Bearer`.
     pub secret: Secret,
-    /// From when on a new one is to be asked for.
+    /// From when on a new one is fetched.
     pub refresh_at: SystemTime,
     /// From when on it is refused.
     pub expires_at: SystemTime,
 }
 
-/// Why a successful answer holds no usable token.
+/// Why a successful response contains no usable token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TokenError {
     /// The body is not a JSON object.
-    #[error("the answer is not a JSON object")]
+    #[error("the response is not a JSON object")]
     NotJson,
     /// There is no `access_token`.
-    #[error("the answer has no access_token")]
+    #[error("the response has no access_token")]
     NoToken,
     /// The token is empty, far too long, or has other characters than visible ASCII.
     #[error("the access_token cannot be sent in a header")]
@@ -48,7 +49,7 @@ pub enum TokenError {
     #[error("the token_type is not Bearer")]
     OtherType,
     /// There is neither `expires_in` nor `expires_on`, or they are no times.
-    #[error("the answer does not say when the token expires")]
+    #[error("the response does not contain the token's expiry")]
     NoExpiry,
     /// The token has expired, or expires in a week or later.
     #[error("the token's expiry is not plausible")]
@@ -57,22 +58,22 @@ pub enum TokenError {
 
 impl From<TokenError> for Failure {
     fn from(error: TokenError) -> Self {
-        Self::Passing { status: Some(200), detail: error.to_string(), retry_after: None }
+        Self::Transient { status: Some(200), detail: error.to_string(), retry_after: None }
     }
 }
 
 impl Token {
-    /// Reads the answer of an endpoint that came at `now`. Numbers may be strings.
+    /// Reads the response of an endpoint that came at `now`. Numbers may be strings.
     ///
-    /// `dice` is any number; it moves the refresh forward by up to a tenth, so that not every proxy
-    /// asks at the same moment.
-    pub fn read(body: &[u8], now: SystemTime, dice: u64) -> Result<Self, TokenError> {
-        let answer = Node::from_json(body).map_err(|_| TokenError::NotJson)?;
-        let text = |name| answer.field(name).and_then(Node::as_str);
-        let seconds = |name| answer.field(name).and_then(seconds);
+    /// `random` is any number; it moves the refresh forward by up to a tenth, so that proxies do not
+    /// fetch at the same time.
+    pub fn read(body: &[u8], now: SystemTime, random: u64) -> Result<Self, TokenError> {
+        let response = Node::from_json(body).map_err(|_| TokenError::NotJson)?;
+        let text = |name| response.field(name).and_then(Node::as_str);
+        let seconds = |name| response.field(name).and_then(seconds);
 
         let token = text("access_token").ok_or(TokenError::NoToken)?;
-        // What it consists of is between those who issue it and those who accept it.
+        // A token is opaque to its user.
         let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
         if !(1..=LONGEST).contains(&token.len()) || !is_sendable {
             return Err(TokenError::NotAHeaderValue);
@@ -95,7 +96,7 @@ impl Token {
         let wait = refresh_after(life, seconds("refresh_in").map(Duration::from_secs));
         Ok(Self {
             secret: Secret::new(token.to_owned()),
-            refresh_at: now + wait - tenth(wait, dice),
+            refresh_at: now + wait - jitter(wait, 10, random),
             expires_at: now + life,
         })
     }
@@ -106,21 +107,15 @@ impl Token {
     }
 }
 
-/// When to refresh, as Azure's SDKs do: what the endpoint says, else half of a long life, else a
+/// When to refresh, as Azure's SDKs do: `refresh_in`, else half of a long life, else a
 /// margin before the end, else half of what is left.
-fn refresh_after(life: Duration, told: Option<Duration>) -> Duration {
-    match told {
-        Some(told) if !told.is_zero() && told < life => told,
+fn refresh_after(life: Duration, refresh_in: Option<Duration>) -> Duration {
+    match refresh_in {
+        Some(refresh_in) if !refresh_in.is_zero() && refresh_in < life => refresh_in,
         _ if life >= LONG_LIFE => life / 2,
         _ if life > MARGIN * 2 => life - MARGIN,
         _ => life / 2,
     }
-}
-
-/// Up to a tenth of a duration.
-fn tenth(of: Duration, dice: u64) -> Duration {
-    let parts = u32::try_from(dice % 1000).unwrap_or_default();
-    of / 10 * parts / 1000
 }
 
 fn seconds(node: &Node) -> Option<u64> {
@@ -148,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_an_answer_is_read() {
+    fn every_form_of_a_response_is_read() {
         use TokenError::*;
         let of_length =
             |length| format!(r#"{{"access_token":"{}","expires_in":600}}"#, "t".repeat(length));
@@ -179,12 +174,12 @@ mod tests {
             ("short: half", r#"{"access_token":"h.p.s","expires_in":600}"#, Ok((300, 600))),
             ("very short", r#"{"access_token":"h.p.s","expires_in":2}"#, Ok((1, 2))),
             (
-                "told",
+                "refresh_in",
                 r#"{"access_token":"h.p.s","expires_in":86400,"refresh_in":"1000"}"#,
                 Ok((1000, 86400)),
             ),
             (
-                "told too late",
+                "refresh_in after the expiry",
                 r#"{"access_token":"h.p.s","expires_in":3600,"refresh_in":"3600"}"#,
                 Ok((3300, 3600)),
             ),
@@ -254,9 +249,9 @@ mod tests {
     #[test]
     fn refreshes_spread_over_a_tenth_of_the_wait() {
         let body = br#"{"access_token":"h.p.s","expires_in":7200}"#;
-        let refresh = |dice| Token::read(body, now(), dice).map(|token| token.refresh_at);
+        let refresh = |random| Token::read(body, now(), random).map(|token| token.refresh_at);
         assert_eq!(refresh(0), Ok(now() + Duration::from_secs(3600)));
-        let earliest = (0..2000).filter_map(|dice| refresh(dice).ok()).min();
+        let earliest = (0..2000).filter_map(|random| refresh(random).ok()).min();
         assert!(earliest.is_some_and(|at| at >= now() + Duration::from_secs(3240)));
         assert_ne!(refresh(500), refresh(0));
     }

@@ -5,7 +5,8 @@
 
 use std::hint::black_box;
 
-use aoai_filter::body::{BodyFormat, AFFINITY_FIELDS};
+use aoai_filter::config::AFFINITY_FIELDS;
+use aoai_filter::request::body::BodyFormat;
 
 /// How much of each body there is.
 const SIZE: usize = 8 << 20;

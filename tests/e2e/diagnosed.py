@@ -157,5 +157,5 @@ def counted(gateway: Gateway) -> Dict[Tuple[str, str], int]:
 
 def lines(log: str, backend: str, slug: str) -> List[str]:
     """The log's lines that tell of this mistake of this backend."""
-    mark = re.compile(rf"\[warning\].* backend {backend} answers \d+, {slug}: ")
+    mark = re.compile(rf"\[warning\].* backend {backend} responded \d+, {slug}: ")
     return [line for line in log.splitlines() if mark.search(line)]

@@ -152,3 +152,11 @@ def forward_to(listener: Json, cluster: str) -> None:
     put(f"{IN_LISTENER}.route_config", {"virtual_hosts": [{
         "name": "all", "domains": ["*"], "routes": [
             {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}]}]})(listener)
+
+
+def module_at(path: str) -> Edit:
+    """Both stages are of the module in this file."""
+    def edit(tree: Json) -> None:
+        for plugin in (PLUGIN, BACKEND_PLUGIN):
+            put(f"{plugin}.vm_config.code.local.filename", path)(tree)
+    return edit

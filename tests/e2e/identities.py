@@ -245,7 +245,7 @@ class Identities:
 
 def metric(name: str, result: str) -> str:
     """The counter of an identity's fetches that ended so."""
-    return f"wasmcustom.aoai_token_fetches_total.identity.{name}.result.{result}"
+    return f"wasmcustom.aoai_entra_token_fetches_total.identity.{name}.result.{result}"
 
 
 def chat_call(name: str) -> calls.Call:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from azure_sim import Answer, AzureSim, Delivery, Gate
 from e2e.gateway import Gateway
 
-FETCHES = "wasmcustom.aoai_token_fetches_total.identity.default.result."
+FETCHES = "wasmcustom.aoai_entra_token_fetches_total.identity.default.result."
 
 
 def token_answer(azure: AzureSim, lifetime: int) -> Answer:

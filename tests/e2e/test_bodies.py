@@ -764,7 +764,7 @@ def test_a_body_that_comes_before_its_token_arrives_as_it_would_behind_it(
                 gate.open()
                 going = [name for name, row in COLD.items() if row[5] is not None]
                 gateway.envoy.wait_for_stat(
-                    "wasmcustom.aoai_token_fetches_total.identity.default.result.success")
+                    "wasmcustom.aoai_entra_token_fetches_total.identity.default.result.success")
                 for name in going:
                     if len(sent[name]) > 2:
                         rows[name].send(sent[name][2])

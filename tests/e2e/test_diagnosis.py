@@ -217,7 +217,7 @@ def test_the_log_has_a_line_a_minute_for_each_backend_and_diagnosis(
     machine = azure.identity.system_assigned
     assert machine is not None
     line = lines(log, "two", "token_rejected")[0]
-    for part in ("two answers 401, token_rejected: the resource does not accept the token",
+    for part in ("two responded 401, token_rejected: the resource does not accept the token",
                  "Compare the token's audience", "resource contoso-two.openai.azure.com",
                  f"principal {machine.object_id}", f"application {machine.client_id}",
                  f"tenant {machine.tenant}", "audience https://cognitiveservices.azure.com",

@@ -22,7 +22,7 @@ from e2e.single import KEY, MODEL, Json, east, settings
 
 CALL = f"backend eastus/deployment {MODEL}"
 TOKEN = "identity default/token"
-NOTHING_LISTENS = "refuses the connection: nothing listens there, or a firewall says no"
+NOTHING_LISTENS = "refuses the connection: nothing listens on this port, or a firewall rejects it"
 
 # What the doctor calls each answer of simulated Azure, and whether the proxy can serve all the same.
 DIAGNOSES = {
@@ -55,7 +55,7 @@ def by_imds(azure: AzureSim, resource: Resource, *more: str) -> List[str]:
     return [identity_at(azure.identity.port), *at(resource), *more]
 
 
-def test_all_is_well_line_by_line(azure: AzureSim, resource: Resource) -> None:
+def test_no_problems_are_found_line_by_line(azure: AzureSim, resource: Resource) -> None:
     found = doctor(azure, settings(resource), *PATIENT, *by_imds(azure, resource))
     machine = azure.identity.system_assigned
     assert machine is not None
@@ -69,13 +69,13 @@ def test_all_is_well_line_by_line(azure: AzureSim, resource: Resource) -> None:
     assert lines == [
         "ok    configuration                        1 subscription, 1 backend, 1 model",
         "ok    identity default  token              ",
-        f"skip  backend eastus    dns                {resource.host} is at "
-        f"127.0.0.1:{resource.port} for now, by an option",
-        "skip  backend eastus    tls                there is none, by an option",
-        f"ok    backend eastus    deployment {MODEL}  answers 400 to a call without content, as it "
-        "should",
+        "skip  backend eastus    dns                skipped: an option sets the address "
+        f"127.0.0.1:{resource.port} for {resource.host}",
+        "skip  backend eastus    tls                skipped: an option sets an address without TLS",
+        f"ok    backend eastus    deployment {MODEL}  responds with 400 to an empty request, as "
+        "expected",
         "",
-        "all is well",
+        "no problems found",
         "",
     ]
     assert issued.header("host") == "169.254.169.254"
@@ -122,8 +122,8 @@ def test_every_answer_of_a_resource_is_explained(azure: AzureSim, resource: Reso
     diagnosis, result = DIAGNOSES[mistake.slug]
     assert (step["result"], step["diagnosis"], step["status"]) == (result, diagnosis,
                                                                    mistake.status)
-    assert f"backend eastus answers {mistake.status}, {diagnosis}: " in step["text"]
-    assert f"Concerned: resource {resource.host}" in step["text"]
+    assert f"backend eastus responded {mistake.status}, {diagnosis}: " in step["text"]
+    assert f"About: resource {resource.host}" in step["text"]
 
 
 def _other_audience(resource: Resource) -> None:
@@ -170,16 +170,16 @@ def test_a_name_that_no_resource_has_is_found(azure: AzureSim, resource: Resourc
 
 
 @pytest.mark.parametrize(("answer", "result", "text"), [
-    (errors.bad_request("Something new"), "warn", "nothing that the doctor knows (BadRequest: Some"),
-    (errors.error(401, "401", "Something new"), "fail", "no answer of an Azure OpenAI resource"),
-    (Answer(302, [("Location", "https://login.example/")]), "fail", "answers 302"),
-    (Answer(200, body="<html>welcome</html>"), "ok", "answers 200"),
-    (Answer(404, body="<html>nothing</html>"), "fail", "Something else may answer in its place"),
-    (Answer(503), "fail", "has trouble"),
-    (Answer(429, [("Retry-After", "1")]), "warn", "throttled for the moment"),
+    (errors.bad_request("Something new"), "warn", "and an unknown error (BadRequest: Some"),
+    (errors.error(401, "401", "Something new"), "fail", "not a known response of an Azure OpenAI resource"),
+    (Answer(302, [("Location", "https://login.example/")]), "fail", "responds with 302"),
+    (Answer(200, body="<html>welcome</html>"), "ok", "responds with 200"),
+    (Answer(404, body="<html>nothing</html>"), "fail", "Another service may respond in its place"),
+    (Answer(503), "fail", "has a problem"),
+    (Answer(429, [("Retry-After", "1")]), "warn", "throttled at the moment"),
     (errors.error(400, "OperationNotSupported", "The chatCompletion operation does not work with the "
-                  "specified model, text-embedding-3-small."), "ok", "as it should"),
-    (faults.padded(errors.error(403, "403", "no"), 1 << 20), "fail", "answers 403"),
+                  "specified model, text-embedding-3-small."), "ok", "as expected"),
+    (faults.padded(errors.error(403, "403", "no"), 1 << 20), "fail", "responds with 403"),
 ])
 def test_other_answers_are_judged_as_far_as_they_go(azure: AzureSim, resource: Resource,
                                                     answer: Answer, result: str, text: str) -> None:
@@ -237,13 +237,13 @@ def _day(days: int) -> datetime:
 
 @pytest.mark.parametrize(("certificate", "text"), [
     (lambda ca: ca.issue_cert("contoso-other.openai.azure.com"),
-     "a certificate for another name (contoso-other.openai.azure.com): the DNS leads somewhere"),
+     "a certificate for another name (contoso-other.openai.azure.com): DNS returns a wrong"),
     (lambda ca: ca.issue_cert("localhost", not_before=_day(-9), not_after=_day(-2)),
-     "a certificate that has expired, by this machine's clock"),
+     "a certificate that has expired, according to the clock of this machine"),
     (lambda ca: ca.issue_cert("localhost", not_before=_day(2), not_after=_day(9)),
-     "a certificate that is not valid yet, by this machine's clock"),
-    (lambda ca: trustme.CA().issue_cert("localhost"), "by a certificate of an authority that is not in"),
-    (lambda ca: None, "closes the connection instead of answering"),
+     "a certificate that is not valid yet, according to the clock of this machine"),
+    (lambda ca: trustme.CA().issue_cert("localhost"), "a certificate of an authority that is not in"),
+    (lambda ca: None, "closes the connection without a response"),
 ], ids=["name", "expired", "not yet", "authority", "closed"])
 def test_what_is_wrong_with_tls_is_told_apart(
     azure: AzureSim, resource: Resource, ca: trustme.CA, trusted: str, text: str,
@@ -257,14 +257,14 @@ def test_what_is_wrong_with_tls_is_told_apart(
         ("ok", "backend eastus", "dns"), ("fail", "backend eastus", "tls"),
         ("skip", "backend eastus", f"deployment {MODEL}")]
     assert text in found.step("backend eastus/tls")["text"]
-    assert found.step(CALL)["text"] == "for want of a connection"
+    assert found.step(CALL)["text"] == "skipped: no connection"
 
 
 def test_a_port_that_speaks_no_tls_is_told(azure: AzureSim, resource: Resource) -> None:
     document = settings(resource)
     document["backends"] = [over_tls(resource)]
     found = examined(azure, document, identity_at(azure.identity.port), f"--ca={azure.ca_pem}")
-    assert "does not speak TLS" in found.step("backend eastus/tls")["text"]
+    assert "does not use TLS" in found.step("backend eastus/tls")["text"]
 
 
 def test_a_closed_port_is_told(azure: AzureSim, resource: Resource) -> None:
@@ -282,7 +282,7 @@ def test_a_port_that_never_answers_is_given_up(azure: AzureSim, resource: Resour
         found = doctor(azure, document, "--json", "--timeout=300ms", f"--ca={azure.ca_pem}",
                        identity_at(azure.identity.port))
     assert found.status == 1
-    assert "does not answer within 300ms" in found.step("backend eastus/tls")["text"]
+    assert "does not respond within 300ms" in found.step("backend eastus/tls")["text"]
 
 
 def test_a_name_that_does_not_resolve_is_told_and_the_rest_is_done(azure: AzureSim,
@@ -326,7 +326,7 @@ def test_authorities_that_cannot_be_read_are_told(azure: AzureSim, resource: Res
     empty.write_text("")
     document = settings(resource)
     document["backends"] = [over_tls(resource)]
-    for path, why in [(tmp_path / "absent", "No such file"), (empty, "it holds no certificate")]:
+    for path, why in [(tmp_path / "absent", "No such file"), (empty, "it contains no certificate")]:
         found = examined(azure, document, identity_at(azure.identity.port), f"--ca={path}")
         assert why in found.step("backend eastus/tls")["text"]
 
@@ -361,21 +361,21 @@ def test_every_refusal_of_the_machines_endpoint_is_explained(
     step = found.step(TOKEN)
     assert (step["result"], step["diagnosis"], step["status"]) == ("fail", diagnosis, 400)
     assert f". {diagnosis}: " in step["text"]
-    assert found.step(CALL)["text"] == "for want of a token"
+    assert found.step(CALL)["text"] == "skipped: no token"
     assert resource.requests == []
 
 
 @pytest.mark.parametrize(("fault", "text"), [
-    ("404", "failed with status 404: no explanation. Is this a machine in Azure"),
+    ("404", "failed with status 404: no explanation. Check that this machine is in Azure"),
     ("429 plain text", "failed with status 429"),
     ("500", "failed with status 500: server_error: internal$"),
     ("503 page", "failed with status 503: no explanation"),
     ("reset", "closes the connection"),
-    ("no HTTP", "answers, and not in HTTP"),
+    ("no HTTP", "sends a response that is not HTTP"),
     ("cut", "closes the connection"),
-    ("empty", "the answer is not a JSON object"),
-    ("no JSON", "the answer is not a JSON object"),
-    ("oversized", "the answer is not a JSON object"),
+    ("empty", "the response is not a JSON object"),
+    ("no JSON", "the response is not a JSON object"),
+    ("oversized", "the response is not a JSON object"),
     ("not a header value", "the access_token cannot be sent in a header"),
     ("expired", "the token's expiry is not plausible$"),
 ])
@@ -392,7 +392,7 @@ def test_an_endpoint_that_hangs_is_given_up(azure: AzureSim, resource: Resource)
     azure.identity.script.always(faults.of(azure.identity)["hanging"])
     found = doctor(azure, settings(resource), "--json", "--timeout=300ms", *by_imds(azure, resource))
     assert found.status == 1
-    assert "does not answer within 300ms" in found.step(TOKEN)["text"]
+    assert "does not respond within 300ms" in found.step(TOKEN)["text"]
 
 
 def test_an_endpoint_where_nothing_listens_is_told(azure: AzureSim, resource: Resource) -> None:
@@ -407,7 +407,7 @@ def test_a_token_for_somebody_else_is_a_warning(azure: AzureSim, resource: Resou
     found = examined(azure, settings(resource), *by_imds(azure, resource))
     step = found.step(TOKEN)
     assert (step["result"], step["audience"]) == ("warn", "https://management.azure.com")
-    assert "it was asked for https://cognitiveservices.azure.com" in step["text"]
+    assert "the requested audience is https://cognitiveservices.azure.com" in step["text"]
     assert found.step(CALL)["diagnosis"] == "token_rejected"
 
 
@@ -447,7 +447,7 @@ def test_an_app_signs_in_with_its_platforms_header(azure: AzureSim, resource: Re
     old = {"IDENTITY_HEADER": header}
     azure.app_service.rotate()
     found = examined(azure, document, *at(resource), env=old)
-    assert "IDENTITY_ENDPOINT and IDENTITY_HEADER have to be" in found.step(TOKEN)["text"]
+    assert "IDENTITY_ENDPOINT and IDENTITY_HEADER must be" in found.step(TOKEN)["text"]
     assert header not in found.stdout
 
 
@@ -457,7 +457,7 @@ def test_an_app_whose_endpoint_has_moved_is_told(azure: AzureSim, resource: Reso
     document = settings(resource, identity=app_service(azure))
     found = examined(azure, document, *at(resource), env=env)
     step = found.step("identity default/endpoint")
-    assert step["result"] == "warn" and "the platform says localhost:1" in step["text"]
+    assert step["result"] == "warn" and "of the platform leads to localhost:1" in step["text"]
 
 
 def test_an_unknown_identity_of_an_app_is_explained(azure: AzureSim, resource: Resource) -> None:
@@ -541,7 +541,7 @@ def test_a_projected_token_that_cannot_work_is_told(
     found = examined(azure, document, *by_entra(azure, resource))
     step = found.step("identity default/projected token")
     assert step["result"] == "fail" and text in step["text"]
-    assert found.step(TOKEN)["text"] == "for want of the above"
+    assert found.step(TOKEN)["text"] == "skipped: a previous step failed"
     assert azure.entra.requests == []
 
 
@@ -602,13 +602,13 @@ def test_what_an_endpoint_repeats_is_not_shown(azure: AzureSim, resource: Resour
 
 
 @pytest.mark.parametrize("kind", ["workload_identity", "client_secret"])
-def test_a_proof_does_not_go_to_a_neighbour_in_the_clear(
+def test_a_client_assertion_or_secret_does_not_go_to_a_neighbour_in_clear_text(
         azure: AzureSim, resource: Resource, kind: str, projected: ProjectedVolume) -> None:
     document = settings(resource, identity=by_file(azure, kind, projected))
     found = doctor(azure, document, "--identity-endpoint", "http://169.254.169.254:80",
                    "--timeout", "1s")
     assert (found.status, found.stdout) == (2, "")
-    assert "there is no TLS on the way to 169.254.169.254:80" in found.stderr
+    assert "would go to 169.254.169.254:80 in clear text" in found.stderr
 
 
 def test_each_backend_is_called_with_its_own_identity(azure: AzureSim, resource: Resource,

@@ -62,7 +62,7 @@ def test_each_backend_gets_the_token_of_its_own_tenant_and_cloud(workers: int, t
             for name in ("default", "partner", "gov", "china"):
                 assert stats[metric(name, "success")] == 1
                 assert stats[metric(name, "refused")] == 0
-                gauge = f"wasmcustom.aoai_token_remaining_seconds.identity.{name}"
+                gauge = f"wasmcustom.aoai_entra_token_remaining_seconds.identity.{name}"
                 assert gateway.envoy.wait_for_stat(gauge) <= 3600
             assert metric("home", "success") not in stats
 

@@ -129,7 +129,7 @@ def test_the_endpoint_is_left_alone_for_longer_after_each_failure(passing: Troub
     # workers. A busy machine only makes it less often.
     assert one.asked >= 2 and 2 ** (one.asked - 1) - 1 <= one.seconds
     told = FAULTS[name][1] in ("429 retry-after", "429 plain text")
-    assert f"Asking again in {2 if told else 1} s" in one.log[0]
+    assert f"Next attempt in {2 if told else 1} s" in one.log[0]
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -137,7 +137,7 @@ def test_it_recovers_by_itself_and_the_log_says_each_thing_once(passing: Trouble
                                                                 ) -> None:
     one = passing.each[name]
     assert one.served is not None and one.served.status == 200
-    said = [re.sub(r"Asking again in \d+ s", "", line) for line in one.log]
+    said = [re.sub(r"Next attempt in \d+ s", "", line) for line in one.log]
     assert "no token for Azure: failed" in said[0]
     assert "gives tokens again" in said[-1]
     # There are two lines, unless a busy machine has let a fetch time out in between.
@@ -160,7 +160,7 @@ class Refusal:
 
     kind: str
     breaks: Callable[[Identities, SignIn], Mend]
-    slug: str = "This needs mending"
+    slug: str = "The identity's configuration has to be corrected"
     says: str = ""
 
 
@@ -219,16 +219,16 @@ BLOCKED = Answer(400, body={"error": "invalid_request",
 REFUSALS: Dict[str, Refusal] = {
     "70021": Refusal("workload_identity",
                      no_federated_credential(FederatedCredential(issuer="https://other.example/")),
-                     "federated_credential_missing", "letter by letter"),
+                     "federated_credential_missing", "exactly those of the projected token"),
     "700213": Refusal("workload_identity",
                       no_federated_credential(FederatedCredential(subject="system:other")),
-                      "federated_credential_missing", "letter by letter"),
+                      "federated_credential_missing", "exactly those of the projected token"),
     "700016": Refusal("workload_identity", no_application, "application_not_found",
                       "Check client_id and tenant"),
     "700016-secret": Refusal("client_secret", no_application, "application_not_found",
                              "Check client_id and tenant"),
     "7000215": Refusal("client_secret", secret(float("inf"), "another secret"),
-                       "client_secret_wrong", "and not its id"),
+                       "client_secret_wrong", "not its id"),
     "7000222": Refusal("client_secret", secret(0.0), "client_secret_expired", "replace the file"),
     "90002": Refusal("workload_identity", no_tenant, "tenant_not_found", "Check tenant"),
     "500011": Refusal("client_secret", scripted(aadsts.refusal(500011)), "audience_unknown",
@@ -280,7 +280,7 @@ def test_a_refusal_is_explained_and_not_asked_for_again_soon(refusals: Troubles,
     assert row.slug in line and row.says in line
     number = name.partition("-")[0]
     assert f"AADSTS{number}: " in line or not number.isdigit()
-    assert int(line.partition("Asking again in ")[2].split()[0]) >= 60
+    assert int(line.partition("Next attempt in ")[2].split()[0]) >= 60
 
 
 @pytest.mark.parametrize("name", REFUSALS)

@@ -227,6 +227,6 @@ def test_every_form_of_a_date_is_read_to_the_second(expiring: Served, name: str)
     one, (_, at) = expiring.found.all[name], EXPIRIES[name]
     asked = one.requests[0]
     # The gauge is what was left when a worker last looked, in whole seconds.
-    gauge = f"wasmcustom.aoai_token_remaining_seconds.identity.{name}"
+    gauge = f"wasmcustom.aoai_entra_token_remaining_seconds.identity.{name}"
     left = expiring.gateway.envoy.wait_for_stat(gauge)
     assert at - time.time() - 1 <= left <= at - asked.received_at

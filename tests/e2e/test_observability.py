@@ -45,10 +45,10 @@ def requests_total(outcome: str, backend: str = "none") -> Tuple[str, Labels]:
 
 
 def fetches_total(result: str) -> Tuple[str, Labels]:
-    return "aoai_token_fetches_total", (("identity", "default"), ("result", result))
+    return "aoai_entra_token_fetches_total", (("identity", "default"), ("result", result))
 
 
-REMAINING: Tuple[str, Labels] = ("aoai_token_remaining_seconds", (("identity", "default"),))
+REMAINING: Tuple[str, Labels] = ("aoai_entra_token_remaining_seconds", (("identity", "default"),))
 
 
 def test_requests_are_counted_by_outcome_and_backend(
@@ -174,7 +174,7 @@ def test_an_outage_is_one_warning(log_of_outages: List[str], kind: str) -> None:
 def test_a_recovery_is_one_line(log_of_outages: List[str]) -> None:
     found = [line for line in log_of_outages if RECOVERED in line]
     assert len(found) == len(SILENT_REPEATS), found
-    assert all("[info]" in line and "(failed fetches before: 2)" in line for line in found)
+    assert all("[info]" in line and "after 2 failed fetches" in line for line in found)
 
 
 def test_a_refusal_is_one_error(azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
@@ -252,7 +252,7 @@ def test_keys_and_tokens_show_nowhere(
     assert 503 in send_all()
     gate.open()
     envoy.wait_until(lambda: len(azure.identity.requests) >= 3, "a good fetch")
-    envoy.wait_for_stat("wasmcustom.aoai_token_remaining_seconds.identity.default")
+    envoy.wait_for_stat("wasmcustom.aoai_entra_token_remaining_seconds.identity.default")
     resource.script.then(Answer(500), Answer(401), RESET)
     send_all()
     assert {200, 400, 401, 403, 404} <= set(send_all())

@@ -282,7 +282,7 @@ def test_nobody_but_envoy_reaches_the_proof(azure: AzureSim, resource: Resource,
         url = f"http://127.0.0.1:{envoy.port()}/"
         answer = httpx.get(url, headers={"api-key": KEY, "x-aoai-cluster": PROOF}, trust_env=False,
                            timeout=HANG_LIMIT)
-        served = envoy.stats()["http.aoai_proof.downstream_rq_total"]
+        served = envoy.stats()["http.aoai_credential.downstream_rq_total"]
         azure.entra.wait_for_requests(1)
     assert "socket_address" in ours["local_address"]
     assert list(proof["local_address"]) == ["envoy_internal_address"]
@@ -332,7 +332,7 @@ def test_each_backend_is_signed_in_to_by_its_own_identity(
         (azure.entra.application.client_id, azure.entra.application.tenant),
         (partner.client_id, tenant), (own.client_id, own.tenant)]
     for identity in ("default", "partner-1", "machine"):
-        assert counted(metrics, "aoai_token_fetches_total",
+        assert counted(metrics, "aoai_entra_token_fetches_total",
                        ("identity", identity), ("result", "success")) >= 1
     assert counted(metrics, "aoai_diagnoses_total",
                    ("backend", "theirs"), ("diagnosis", "role_missing")) == 1

@@ -186,7 +186,7 @@ WITHOUT_A_MODEL: List[Tuple[str, str, bytes, int]] = [
     ("POST", f"/openai/batches?{API_VERSION}", b'{"input_file_id":"f"}', 200),
     ("POST", "/openai/v1/vector_stores", b'{"model":"secret"}', 200),
     ("POST", "/openai/v1/vector_stores", b"", 200),
-    ("POST", "/openai/v1/fine_tuning/jobs", b'{"model":"gpt-4o","training_file":"f"}', 200),
+    ("POST", "/openai/v1/fine_tuning/jobs", b'{"training_file":"f"}', 200),
     ("POST", "/openai/v1/evals", b"{}", 200),
     ("POST", "/openai/v1/assistants", b'{"name":"x"}', 200),
     ("POST", f"/openai/assistants?{API_VERSION}", b"{}", 200),
@@ -234,8 +234,10 @@ OPTIONAL_MODELS: Dict[str, Tuple[str, bytes, Optional[bytes], str]] = {
 
 @pytest.mark.parametrize("subscription, body, arrives, reason", OPTIONAL_MODELS.values(),
                          ids=OPTIONAL_MODELS.keys())
-@pytest.mark.parametrize("target", [f"/openai/assistants?{API_VERSION}", "/openai/v1/threads/runs"])
-def test_an_assistants_model_is_one_that_its_backend_has(
+@pytest.mark.parametrize("target", [
+    f"/openai/assistants?{API_VERSION}", "/openai/v1/threads/runs", "/openai/v1/fine_tuning/jobs",
+    "/openai/v1/videos", "/openai/v1/realtime/calls/rtc_1/accept"])
+def test_a_model_of_what_is_stored_is_one_that_its_backend_has(
         gateway: Gateway, azure: AzureSim, target: str, subscription: str, body: bytes,
         arrives: Optional[bytes], reason: str) -> None:
     call = Call(target, [key(subscription), JSON], body)
@@ -339,7 +341,7 @@ SENT = [
     ("x_aoai_cluster", "azure_identity"), ("x-aoa", "1"), ("authorization2", "Bearer x"),
     ("range", "bytes=0-1"), ("if-none-match", '"x"'), ("x-ms-useragent", "  spaced   out  "),
 ]
-ENVOYS = {"x-forwarded-proto", "x-forwarded-for", "x-envoy-external-address", "x-request-id"}
+ENVOYS = {"x-forwarded-proto"}
 
 
 @pytest.mark.parametrize("call, also", [
@@ -355,6 +357,17 @@ def test_unknown_headers_pass_and_none_is_added(
         (name, value.strip()) for name, value in SENT]
     added = {name for name, _ in seen.headers} - set(names)
     assert added == {"host", "authorization", *also, *ENVOYS}
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "by-priority"], ids=["one backend", "a pool"])
+def test_azure_does_not_learn_who_calls_and_its_request_id_reaches_the_caller(
+        gateway: Gateway, azure: AzureSim, model: str) -> None:
+    told = [("x-forwarded-for", "203.0.113.7"), ("x-envoy-external-address", "203.0.113.7"),
+            ("x-request-id", "11111111-0000-4000-8000-000000000011")]
+    response = send(gateway, chat(model, key(ALL), *told))
+    [seen] = [request for one in azure.resources.values() for request in one.requests]
+    assert [pair for pair in seen.headers if pair[0] in dict(told)] == []
+    assert response.head.header("x-request-id") not in (None, told[2][1])
 
 
 QUERY = "api-version=2024-10-21&&a=%41%2f+&b&=c&%zz=%&d=e=f&d=;/?@:,'"

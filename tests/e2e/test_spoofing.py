@@ -77,6 +77,22 @@ SPOOFS: Dict[str, Pairs] = {
 }
 
 
+@pytest.mark.parametrize("offers, left", [
+    (["realtime, openai-insecure-api-key.KEY, openai-beta.realtime-v1"],
+     ["realtime, openai-beta.realtime-v1"]),
+    (["openai-insecure-api-key.KEY"], []),
+    (["realtime", "openai-insecure-api-key.KEY,x"], ["realtime, x"]),
+], ids=["a browser", "nothing else", "two headers"])
+def test_a_key_among_the_subprotocols_opens_a_session_and_goes_nowhere(
+        gateway: Gateway, azure: AzureSim, offers: List[str], left: List[str]) -> None:
+    offered = [("sec-websocket-protocol", offer.replace("KEY", KEY)) for offer in offers]
+    target = "/openai/v1/realtime?model=allowed"
+    assert send_for_head(gateway, get(target, *UPGRADE, *offered)).status == 101
+    seen = arrived_at(azure, "eastus")
+    assert [str(value) for name, value in seen.headers if name == "sec-websocket-protocol"] == left
+    assert KEY not in str(seen.headers)
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 @pytest.mark.parametrize("spoof", SPOOFS.values(), ids=SPOOFS.keys())
 def test_a_header_of_the_filters_own_is_removed_and_decides_nothing(

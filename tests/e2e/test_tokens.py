@@ -313,7 +313,7 @@ def test_a_refusal_ends_the_wait_and_is_not_asked_for_again(
         [line] = [one for one in log.splitlines() if "no token for Azure" in one]
         assert "[error]" in line
         assert says in line
-        assert int(line.split("Asking again in ")[1].split()[0]) >= 60
+        assert int(line.split("Next attempt in ")[1].split()[0]) >= 60
 
 
 # The way to the endpoint

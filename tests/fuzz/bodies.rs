@@ -1,6 +1,6 @@
 //! Bodies of requests: the model in JSON and in forms, and content types.
 
-use aoai_filter::body::{BodyError, BodyFormat, ModelField, ModelReader};
+use aoai_filter::request::body::{BodyError, BodyFormat, ModelField, ModelReader};
 use proptest::prelude::*;
 
 use crate::budget;
@@ -62,7 +62,7 @@ fn check(format: &BodyFormat, body: &[u8], cut: &[&[u8]]) -> Result<(), TestCase
         return Ok(());
     };
     let mut renamed = body[..model.at.start].to_vec();
-    renamed.extend_from_slice(reader(format).spell("deployed-as.this_1").as_bytes());
+    renamed.extend_from_slice(reader(format).syntax().encode("deployed-as.this_1").as_bytes());
     renamed.extend_from_slice(&body[model.at.end..]);
     prop_assert_eq!(
         name(format, &renamed),
@@ -79,7 +79,7 @@ proptest! {
     fn the_model_of_json(body in like(JSON), cuts in cuts()) {
         check(&BodyFormat::Json, &body, &pieces(&body, &cuts))?;
         if let Ok(found) = read(&BodyFormat::Json, &body) {
-            // Nested values are not read, nor what is said in them.
+            // Nested values are not read.
             if let Ok(parsed) = serde_json::from_slice::<serde_json::Value>(&body) {
                 let name = parsed.get("model").and_then(|name| name.as_str());
                 prop_assert_eq!(found.as_ref().map(|field| field.name.as_str()), name);

@@ -78,14 +78,14 @@ proptest! {
     }
 
     #[test]
-    fn both_forms_say_the_same(document in like(&[DOCUMENT])) {
+    fn both_forms_mean_the_same(document in like(&[DOCUMENT])) {
         let Ok(value) = serde_json::from_slice::<Value>(&document) else {
             return Ok(());
         };
         if value.as_object().is_none_or(serde_json::Map::is_empty) {
             return Ok(());
         }
-        // Of what JSON says twice, one is left by now.
+        // Of a repeated field of JSON, one is left here.
         let json = Config::from_json(value.to_string().as_bytes());
         let message = Config::from_plugin(&structure(&value));
         prop_assert_eq!(

@@ -1,11 +1,12 @@
-//! What backends answer: errors, and hints at how long to leave them alone.
+//! Responses of backends: errors, and the time after which to retry.
 
 use std::time::Duration;
 
+use aoai_filter::base::error_body::ErrorBody;
 use aoai_filter::config::Failover;
-use aoai_filter::diagnosis::{may_tell, Concern, Diagnosis, Said};
-use aoai_filter::health::{Availability, Health, Outcome};
-use aoai_filter::hint;
+use aoai_filter::response::diagnosis::{may_tell, Diagnosis, Finding};
+use aoai_filter::routing::cooldown::{Availability, Cooldowns, Evidence, Outcome};
+use aoai_filter::routing::retry_after;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -21,7 +22,7 @@ pub(crate) const ERRORS: &[&str] = &[
     r#"{"error":"invalid_client","error_description":"AADSTS700213: No matching federated identity record found","error_codes":[700213]}"#,
     "openai.NotFoundError: Error code: 404 - {'error': {'code': 'DeploymentNotFound'}}",
 ];
-const HINTS: &[&str] = &[
+const RETRY_AFTER: &[&str] = &[
     "7",
     "0.25",
     "-1",
@@ -32,7 +33,7 @@ const HINTS: &[&str] = &[
     "1800000060",
     "Tue, 15 Jan 2027 08:00:20 GMT",
 ];
-const HINT_HEADERS: &[&str] = &[
+const HEADERS: &[&str] = &[
     "retry-after-ms",
     "x-ms-retry-after-ms",
     "retry-after",
@@ -48,16 +49,16 @@ proptest! {
 
     #[test]
     fn error_bodies(body in like(ERRORS), status in prop::sample::select(&[200, 400, 401, 403, 404, 429, 500][..])) {
-        let said = Said::read(&body);
-        prop_assert!(said.code.len() + said.message.len() <= body.len() * 3 + 20, "no more than there is");
-        let found = Diagnosis::of_answer(status, &said);
+        let error = ErrorBody::read(&body);
+        prop_assert!(error.code.len() + error.message.len() <= body.len() * 3 + 20, "no more than there is");
+        let found = Diagnosis::of_response(status, &error);
         prop_assert!(found.is_none() || (400..500).contains(&status));
-        prop_assert!(found.is_none() || Diagnosis::of_text(&said).is_some());
-        let _ = Diagnosis::of_refusal(&said);
+        prop_assert!(found.is_none() || Diagnosis::of_text(&error).is_some());
+        let _ = Diagnosis::of_refusal(&error);
         if let Some(diagnosis) = found {
             let (backend, resource) = ("eastus", "contoso-eastus.openai.azure.com");
             let audience = "https://cognitiveservices.azure.com";
-            let line = Concern { diagnosis, status, said: &said, backend, resource, audience, claims: None }
+            let line = Finding { diagnosis, status, error: &error, backend, resource, audience, claims: None }
                 .to_string();
             prop_assert!(is_line(&line) && line.len() < 2000, "{}", line);
         }
@@ -68,19 +69,19 @@ proptest! {
         status in any::<u16>(), length in like(&["161", "4097"]), coding in like(&["identity", "gzip"]),
     ) {
         let headers = [("content-length", length.as_slice()), ("content-encoding", coding.as_slice())];
-        let tells = may_tell(status, headers.into_iter());
-        prop_assert!(!tells || (coding == b"identity" && (400..=404).contains(&status)));
+        let is_candidate = may_tell(status, headers.into_iter());
+        prop_assert!(!is_candidate || (coding == b"identity" && (400..=404).contains(&status)));
     }
 
     #[test]
-    fn throttle_hints(
-        headers in vec((prop::sample::select(HINT_HEADERS), like(HINTS)), 0..4),
+    fn throttled_for(
+        headers in vec((prop::sample::select(HEADERS), like(RETRY_AFTER)), 0..4),
         longest in 1_u64..3600,
-        dice in any::<u64>(),
+        random in any::<u64>(),
     ) {
         let pairs = headers.iter().map(|(name, value)| (*name, value.as_slice()));
-        let hint = hint::read(pairs, now());
-        prop_assert!(hint.is_none_or(|hint| !hint.is_zero()));
+        let wait = retry_after::read(pairs, now());
+        prop_assert!(wait.is_none_or(|wait| !wait.is_zero()));
         let longest = Duration::from_secs(longest);
         let policy = Failover {
             cooldown: Duration::from_secs(1),
@@ -88,11 +89,11 @@ proptest! {
             failures_in_a_row: 3,
             retry_within: Duration::from_secs(10),
         };
-        let health = Health::default().record("b", "m", Outcome::Throttled(hint), now(), &policy, dice);
-        let health = health.expect("a 429 is remembered");
-        match health.availability("b", "m", now()) {
-            Availability::Cooling(until) => prop_assert!(until <= now() + longest + longest / 10),
-            other => prop_assert_eq!(other, Availability::Probe, "a hint of less than the clock shows"),
+        let cooldowns = Cooldowns::default().record("b", "m", (Outcome::Throttled(wait), Evidence::Confirmed), now(), &policy, random);
+        let cooldowns = cooldowns.expect("a 429 is remembered");
+        match cooldowns.availability("b", "m", now()) {
+            Availability::Cooldown(until) => prop_assert!(until <= now() + longest + longest / 10),
+            other => prop_assert_eq!(other, Availability::Probe, "less than the clock shows"),
         }
     }
 }

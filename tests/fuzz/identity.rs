@@ -1,12 +1,12 @@
-//! What identities' endpoints answer, and what identities prove themselves by.
+//! Responses of identity endpoints, and client credentials.
 
 use std::time::Duration;
 
-use aoai_filter::config::Proof;
+use aoai_filter::base::claims::{is_jwt, Claims};
+use aoai_filter::config::ClientCredential;
 use aoai_filter::identity::cache::{Readiness, Slot};
-use aoai_filter::identity::claims::{is_jwt, Claims};
 use aoai_filter::identity::token::Token;
-use aoai_filter::identity::{app_service, entra, imds, Failure, Reply};
+use aoai_filter::identity::{app_service, entra, managed_identity, CalloutResponse, Failure};
 use base64::prelude::{Engine, BASE64_URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ use crate::mutation::{like, text_like};
 use crate::{budget, is_line, now};
 
 const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
-const ANSWERS: &[&str] = &[
+const RESPONSES: &[&str] = &[
     r#"{"access_token":"eyJ0.eyJh.c2ln","client_id":"3f0c","expires_in":"3599","expires_on":"1800003600","ext_expires_in":"3599","not_before":"1800000000","resource":"https://cognitiveservices.azure.com","token_type":"Bearer"}"#,
     r#"{"access_token":"eyJ0.eyJh.c2ln","expires_in":86400,"refresh_in":43200,"token_type":"bearer"}"#,
     r#"{"access_token":"eyJ0.eyJh.c2ln","expires_on":"1/15/2027 9:00:00 AM +00:00","token_type":"Bearer"}"#,
@@ -35,9 +35,9 @@ const CLAIMS: &[&str] = &[
     r#"{"aud":["api://AzureADTokenExchange"],"sub":"system:serviceaccount:gateway:envoy","exp":1800003600}"#,
 ];
 
-type Read = fn(&Reply, std::time::SystemTime, u64) -> Result<Token, Failure>;
+type Read = fn(&CalloutResponse, std::time::SystemTime, u64) -> Result<Token, Failure>;
 
-fn reply(body: BoxedStrategy<Vec<u8>>) -> impl Strategy<Value = Reply> {
+fn reply(body: BoxedStrategy<Vec<u8>>) -> impl Strategy<Value = CalloutResponse> {
     let status = prop_oneof![
         4 => Just(200_u16),
         2 => prop::sample::select(&[400_u16, 401, 404, 408, 410, 429, 500, 503][..]),
@@ -46,16 +46,16 @@ fn reply(body: BoxedStrategy<Vec<u8>>) -> impl Strategy<Value = Reply> {
     let retry_after = prop::option::of(text_like(&["60", "-1", "Tue, 15 Jan 2027 08:00:20 GMT"]));
     prop_oneof![
         20 => (status, retry_after, body)
-            .prop_map(|(status, retry_after, body)| Reply::Answer { status, retry_after, body }),
-        1 => Just(Reply::Nothing("timeout")),
+            .prop_map(|(status, retry_after, body)| CalloutResponse::Response { status, retry_after, body }),
+        1 => Just(CalloutResponse::NoResponse("timeout")),
     ]
 }
 
-fn check(read: Read, reply: &Reply, dice: u64) -> Result<(), TestCaseError> {
-    let outcome = read(reply, now(), dice);
+fn check(read: Read, reply: &CalloutResponse, random: u64) -> Result<(), TestCaseError> {
+    let outcome = read(reply, now(), random);
     match &outcome {
         Ok(token) => {
-            let succeeded = matches!(reply, Reply::Answer { status: 200, .. });
+            let succeeded = matches!(reply, CalloutResponse::Response { status: 200, .. });
             let secret = token.secret.expose();
             prop_assert!(
                 succeeded
@@ -72,7 +72,7 @@ fn check(read: Read, reply: &Reply, dice: u64) -> Result<(), TestCaseError> {
         }
     }
     let claimed = Slot::new().claim(1, now(), Duration::from_secs(3)).expect("due");
-    let slot = claimed.settle(1, outcome.clone(), now(), dice);
+    let slot = claimed.settle(1, outcome.clone(), now(), random);
     prop_assert!(slot.due() >= now(), "never a burst");
     prop_assert!(outcome.is_ok() || slot.due() > now());
     prop_assert!(slot.due() <= now() + LONGEST_LIFE);
@@ -89,18 +89,18 @@ proptest! {
 
     #[test]
     fn token_answers(
-        reply in prop_oneof![3 => reply(like(ANSWERS)), 1 => reply(like(ERRORS))],
-        dice in any::<u64>(),
+        reply in prop_oneof![3 => reply(like(RESPONSES)), 1 => reply(like(ERRORS))],
+        random in any::<u64>(),
     ) {
-        for read in [imds::read as Read, app_service::read, entra::read] {
-            check(read, &reply, dice)?;
+        for read in [managed_identity::read as Read, app_service::read, entra::read] {
+            check(read, &reply, random)?;
         }
     }
 
     #[test]
     fn dates(date in text_like(DATES)) {
         let body = serde_json::json!({"access_token": "a.b.c", "expires_on": date}).to_string();
-        let reply = Reply::Answer { status: 200, retry_after: None, body: body.into_bytes() };
+        let reply = CalloutResponse::Response { status: 200, retry_after: None, body: body.into_bytes() };
         check(app_service::read, &reply, 0)?;
     }
 
@@ -121,14 +121,14 @@ proptest! {
     }
 
     #[test]
-    fn proofs(reply in reply(like(&["eyJ0.MARKED-MARKED.c2ln\n", "a8Q~MARKED-MARKED", " \r\n"]))) {
-        for kind in [Proof::FederatedToken, Proof::ClientSecret] {
-            match entra::read_proof(kind, &reply, now()) {
-                Ok(proof) => {
-                    let text = proof.expose();
+    fn client_credentials(reply in reply(like(&["eyJ0.MARKED-MARKED.c2ln\n", "a8Q~MARKED-MARKED", " \r\n"]))) {
+        for kind in [ClientCredential::Assertion, ClientCredential::Secret] {
+            match entra::read_client_credential(kind, &reply, now()) {
+                Ok(credential) => {
+                    let text = credential.expose();
                     prop_assert!(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()));
-                    prop_assert!(kind == Proof::ClientSecret || is_jwt(text));
-                    let is_served = matches!(reply, Reply::Answer { status: 200, .. });
+                    prop_assert!(kind == ClientCredential::Secret || is_jwt(text));
+                    let is_served = matches!(reply, CalloutResponse::Response { status: 200, .. });
                     prop_assert!(is_served);
                 }
                 Err(failure) => {

@@ -3,21 +3,20 @@
 use std::borrow::Cow;
 
 use aoai_filter::config::Config;
-use aoai_filter::gateway::{admit, Step};
-use aoai_filter::head::Head;
-use aoai_filter::health::Health;
-use aoai_filter::key::is_key;
-use aoai_filter::target::{without_keys, write_renamed, Query, Target};
+use aoai_filter::request::head::Head;
+use aoai_filter::request::path::{without_keys, Parameter, Query, Target};
 use proptest::prelude::*;
 
+use crate::budget;
+use crate::host::{Process, Request, Worker};
 use crate::mutation::{like, text_like};
-use crate::{budget, now};
 
 pub(crate) const KEY: &str = "aoai_the-key";
 
 const PATHS: &[&str] = &[
     "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
     "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21&api-key=aoai_the-key",
+    "/openai/deployments/pooled/chat/completions?subscription-key=aoai_the-key",
     "/openai/v1/responses/resp_1?include[]=a&subscription%2Dkey=aoai_the-key&x=a+b%20c",
     "/openai/v1/realtime?model=gpt-4o&api-key=aoai_the-key",
     "/openai/realtime?api-version=2024-10-01-preview&deployment=gp%74-4o",
@@ -25,7 +24,7 @@ const PATHS: &[&str] = &[
 ];
 
 fn names_a_key(query: Query<'_>) -> bool {
-    query.parameters().any(is_key)
+    query.parameters().any(Parameter::is_key)
 }
 
 /// The query of a path that may be nothing else.
@@ -36,7 +35,7 @@ fn names_a_key_somewhere(path: &[u8]) -> bool {
     Target::parse(&whole).is_ok_and(|target| names_a_key(target.query()))
 }
 
-/// What stands between the `&` of a query.
+/// What is between the `&` of a query.
 fn raw_query(path: &[u8]) -> Vec<&[u8]> {
     let start = path.iter().position(|byte| *byte == b'?');
     let query = start.map(|start| path[start + 1..].split(|byte| *byte == b'&'));
@@ -47,9 +46,9 @@ fn segments<'t>(target: &'t Target<'_>) -> Vec<&'t str> {
     target.segments().iter().map(Cow::as_ref).collect()
 }
 
-pub(crate) fn config() -> Config {
-    let digest = aoai_filter::digest::Digest::of(KEY.as_bytes());
-    let document = serde_json::json!({
+pub(crate) fn document() -> serde_json::Value {
+    let digest = aoai_filter::base::digest::Digest::of(KEY.as_bytes());
+    serde_json::json!({
         "identity": {"managed_identity": {"cluster": "imds"}},
         "subscriptions": [
             {"id": "a", "keys": [digest.to_string()], "models": ["*"], "operations": ["*"]}],
@@ -59,8 +58,11 @@ pub(crate) fn config() -> Config {
         "models": [
             {"name": "gpt-4o", "backends": [{"backend": "one", "deployment": "deployed"}]},
             {"name": "pooled", "backends": [{"backend": "one"}, {"backend": "two"}]}],
-    });
-    Config::from_json(document.to_string().as_bytes()).unwrap()
+    })
+}
+
+pub(crate) fn config() -> Config {
+    Config::from_json(document().to_string().as_bytes()).unwrap()
 }
 
 proptest! {
@@ -78,18 +80,18 @@ proptest! {
         let parts = raw_query(&path);
         prop_assert_eq!(target.query().parameters().count(), parts.len(), "nothing is lost");
 
-        let written = write_renamed(&target, None);
-        let again = Target::parse(&written).expect("what is written can be read");
+        let written = target.write(None);
+        let again = Target::parse(written.bytes()).expect("what is written can be read");
         prop_assert_eq!(segments(&again), segments(&target));
         prop_assert!(!names_a_key(again.query()));
         let both = target.query().parameters().zip(parts);
-        let kept: Vec<&[u8]> = both.filter(|(one, _)| !is_key(*one)).map(|(_, raw)| raw).collect();
-        prop_assert_eq!(raw_query(&written), kept, "the others keep their bytes");
-        prop_assert_eq!(write_renamed(&again, None), written, "twice is once");
+        let kept: Vec<&[u8]> = both.filter(|(one, _)| !one.is_key()).map(|(_, raw)| raw).collect();
+        prop_assert_eq!(raw_query(written.bytes()), kept, "the others keep their bytes");
+        prop_assert_eq!(&again.write(None), &written, "twice is once");
     }
 
     #[test]
-    fn keys_leave_every_path(path in like(PATHS)) {
+    fn keys_are_removed_from_every_path(path in like(PATHS)) {
         match without_keys(&path) {
             Some(without) => {
                 prop_assert!(!names_a_key_somewhere(&without));
@@ -109,27 +111,39 @@ proptest! {
         kind in text_like(&["application/json", "multipart/form-data; boundary=b"]),
         ended in any::<bool>(),
     ) {
-        let mut pairs = vec![
-            (":method".to_owned(), method.as_bytes().to_vec()),
-            (":path".to_owned(), path),
-            ("authorization".to_owned(), authorization),
-            ("content-length".to_owned(), length),
-            ("content-type".to_owned(), kind.into_bytes()),
-            ("x-aoai-cluster".to_owned(), b"azure_identity".to_vec()),
-        ];
-        pairs.extend(key.map(|key| ("api-key".to_owned(), key)));
-        let head = Head::read(&pairs);
+        let request = Request::default()
+            .header(":method", method)
+            .header(":path", path)
+            .header("authorization", authorization)
+            .header("content-length", length)
+            .header("content-type", kind)
+            .header("x-aoai-cluster", "azure_identity");
+        let request = key.into_iter().fold(request, |request, key| request.header("api-key", key));
+        let head = Head::read(&request.headers);
         prop_assert!(head.remove.contains(&"x-aoai-cluster"));
-        let config = config();
-        match admit(&config, &Health::default(), &head, ended, now()) {
-            Ok(Step::Send(dispatch)) => {
-                prop_assert!(head.keys.contains(&KEY.as_bytes()) || names_a_key_somewhere(head.path));
-                let written = dispatch.path.as_deref().unwrap_or(head.path);
-                prop_assert!(!names_a_key_somewhere(written), "no key leaves");
-                prop_assert!(Target::parse(written).is_ok());
-            }
-            Ok(Step::Read(_)) => prop_assert!(!ended),
-            Err(answer) => prop_assert!(!answer.body().contains(KEY)),
+        let process = Process::new();
+        let worker = Worker::ready(&process, &document());
+        let call = worker.begin(&request, ended);
+        let left = call.request_header(":path").unwrap_or_default();
+        prop_assert!(!names_a_key_somewhere(left.as_bytes()), "whatever becomes of it: {}", left);
+        prop_assert_eq!(call.request_header("api-key"), None);
+        prop_assert_eq!(call.request_header("x-aoai-cluster"), None);
+        let response = call.response();
+        let arrived = process.arrived();
+        if let Some(arrived) = arrived.first() {
+            prop_assert!(head.keys.contains(&KEY.as_bytes()) || names_a_key_somewhere(head.path));
+            let (_, path) = arrived.headers.iter().find(|(name, _)| name == ":path").unwrap();
+            prop_assert!(!names_a_key_somewhere(path), "no key leaves");
+            prop_assert!(Target::parse(path).is_ok());
+            let (_, token) = arrived.headers.iter().find(|(name, _)| name == "authorization").unwrap();
+            prop_assert!(token.starts_with(b"Bearer h.imds."));
+        } else if response.headers.is_empty() {
+            prop_assert!(!ended, "it waits for its body");
+        } else {
+            let body = String::from_utf8(response.body).unwrap();
+            prop_assert!(!body.contains(KEY));
         }
+        call.leave();
+        prop_assert_eq!(worker.requests.len(), 0);
     }
 }

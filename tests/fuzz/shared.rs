@@ -1,14 +1,20 @@
 //! What workers and stages leave for each other as bytes. Another version may have written them.
 
+use std::borrow::Cow;
+use std::rc::Rc;
 use std::time::Duration;
 
-use aoai_filter::attempt::Recipe;
 use aoai_filter::config::Failover;
-use aoai_filter::health::{Health, Outcome};
+use aoai_filter::flow::attempt::{AttemptEvent, AttemptFlow};
+use aoai_filter::flow::pool_request::{PoolReference, PoolRequests};
+use aoai_filter::flow::step::{HeaderChange, Then};
 use aoai_filter::identity::cache::Slot;
-use aoai_filter::progress::Progress;
+use aoai_filter::request::body::edit::BodyEdit;
+use aoai_filter::routing::cooldown::{Availability, Cooldowns, Evidence, Outcome};
+use aoai_filter::routing::plan::{Attempt, DetachedAttempt, DetachedPlan};
 use proptest::prelude::*;
 
+use crate::host::{AtHand, Memory, Process};
 use crate::mutation::like;
 use crate::requests::config;
 use crate::{budget, now};
@@ -19,58 +25,116 @@ const SLOTS: &[&str] = &[
     "2\ndue 1800000000000\n1\nrefused 400 invalid_request: Identity not found\n1800000000000\nnone",
 ];
 
+/// A plan as this version writes it.
+fn plan() -> DetachedPlan {
+    let attempt = |backend: &str, body| DetachedAttempt {
+        backend: backend.to_owned(),
+        token_key: format!("aoai-filter/token/{backend}"),
+        attempt: Attempt {
+            authority: Cow::Owned(format!("contoso-{backend}.openai.azure.com")),
+            path: Cow::Borrowed(b"/openai/v1/chat/completions"),
+            content_length: Some(40),
+            body,
+        },
+    };
+    let edit = BodyEdit { at: 9..17, with: "\"deployed\"".to_owned() };
+    DetachedPlan {
+        model: "pooled".to_owned(),
+        retry_within: Duration::from_secs(10),
+        attempts: vec![attempt("one", None), attempt("two", Some(edit))],
+    }
+}
+
+/// A reference as this version writes it.
+fn reference(plan: Option<DetachedPlan>) -> Vec<u8> {
+    let requests = PoolRequests::default();
+    requests.identify(7);
+    requests.reference(1, "one".to_owned(), plan).to_bytes()
+}
+
 proptest! {
     #![proptest_config(budget())]
 
     #[test]
-    fn slots(bytes in like(SLOTS), dice in any::<u64>()) {
+    fn slots(bytes in like(SLOTS), random in any::<u64>()) {
         let Some(slot) = Slot::from_bytes(&bytes) else {
             return Ok(());
         };
         prop_assert_eq!(Slot::from_bytes(&slot.to_bytes()), Some(slot.clone()));
         let _ = (slot.due(), slot.readiness(now()).admit(now(), now()).is_ok(), slot.renew(now()));
-        if let Some(claimed) = slot.claim(dice, now(), Duration::from_secs(3)) {
-            prop_assert!(claimed.claim(dice, now(), Duration::from_secs(3)).is_none(), "one at a time");
+        if let Some(claimed) = slot.claim(random, now(), Duration::from_secs(3)) {
+            prop_assert!(claimed.claim(random, now(), Duration::from_secs(3)).is_none(), "one at a time");
         }
     }
 
     #[test]
-    fn recipes(
-        bytes in prop_oneof![
-            like(&["1\npooled\n2\n2\nnone\n/openai/deployments/pooled/chat/completions?a=b"]),
-            like(&["1\npooled\n2\nnone\n9 17 1 45\n/openai/v1/chat/completions"]),
-        ],
-        number in 1_u64..4,
+    fn detached_plans(bytes in like(&[&plan().to_bytes()])) {
+        let Some(plan) = DetachedPlan::from_bytes(&bytes) else {
+            return Ok(());
+        };
+        prop_assert_eq!(DetachedPlan::from_bytes(&plan.to_bytes()), Some(plan.clone()));
+        for (index, one) in plan.attempts.iter().enumerate() {
+            let (number, _) = plan.attempt(&one.backend).expect("it is one of the plan's");
+            prop_assert!((1..=index + 1).contains(&number), "the first of this name");
+        }
+    }
+
+    /// An attempt by any bytes is sent as it was written, or not at all: there is no token in the store.
+    #[test]
+    fn references(
+        bytes in like(&[&reference(None), &reference(Some(plan()))]),
+        backend in prop::sample::select(&["one", "two", "three"][..]),
+        size in 0_usize..60,
+        status in like(&["200", "429", "503"]),
     ) {
-        let Some(recipe) = Recipe::from_bytes(&bytes) else {
-            return Ok(());
-        };
-        prop_assert_eq!(Recipe::from_bytes(&recipe.to_bytes()), Some(recipe.clone()));
-        let config = config();
-        for backend in ["one", "two", "three"] {
-            if let Ok(attempt) = recipe.attempt(&config, backend, number, Duration::ZERO) {
-                prop_assert_eq!(attempt.authority, format!("contoso-{backend}.openai.azure.com"));
-                prop_assert!(attempt.path.starts_with(b"/"));
+        let read = PoolReference::from_bytes(&bytes);
+        if let Some(read) = &read {
+            prop_assert_eq!(PoolReference::from_bytes(&read.to_bytes()), Some(read.clone()));
+        }
+        let memory = Memory::new(&Process::new(), 1, AtHand {
+            request_headers: vec![(":authority".to_owned(), b"contoso-one.openai.azure.com".to_vec())],
+            response_headers: vec![(":status".to_owned(), status)],
+            pool_reference: Some(bytes),
+            upstream_backend: Some(backend.to_owned()),
+            ..AtHand::default()
+        });
+        // Of this module, which has no such request, or of another one.
+        for nonce in [7, 8] {
+            let requests = Rc::<PoolRequests>::default();
+            requests.identify(nonce);
+            let (flow, step) =
+                AttemptFlow::New(requests).on(AttemptEvent::Head { ended: false }, &memory);
+            prop_assert_eq!(&step.changes.headers, &Vec::<HeaderChange>::new());
+            if step.then == Then::Continue {
+                let read = read.as_ref().expect("nobody's request goes nowhere");
+                prop_assert!(read.plan.is_some() || read.first == backend);
             }
+            let (flow, step) = flow.on(AttemptEvent::Body { size, ended: true }, &memory);
+            prop_assert_eq!(step.changes.body, None);
+            let (_, step) = flow.on(AttemptEvent::ResponseHead, &memory);
+            let is_set = |change: &HeaderChange| matches!(change, HeaderChange::Set(..));
+            prop_assert!(!step.changes.headers.iter().any(is_set), "no other backend can be asked");
         }
     }
 
     #[test]
-    fn health(bytes in like(&troubles()), dice in any::<u64>()) {
-        let Some(health) = Health::from_bytes(&bytes) else {
+    fn cooldowns(bytes in like(&[&troubles()]), random in any::<u64>()) {
+        let Some(cooldowns) = Cooldowns::from_bytes(&bytes) else {
             return Ok(());
         };
-        prop_assert_eq!(Health::from_bytes(&health.to_bytes()), Some(health.clone()));
-        let _ = health.availability("one", "pooled", now());
-        let _ = health.record("one", "pooled", Outcome::Failed, now(), &policy(), dice);
-        let _ = health.forget(&config(), now());
-    }
-
-    #[test]
-    fn progress(bytes in like(&["tried one ", "answered one 1800000000000", "answered  "])) {
-        let progress = Progress::from_bytes(&bytes);
-        prop_assert_eq!(Progress::from_bytes(&progress.to_bytes()), progress.clone());
-        let _ = progress.waited(now());
+        prop_assert_eq!(Cooldowns::from_bytes(&cooldowns.to_bytes()), Some(cooldowns.clone()));
+        if cooldowns.availability("one", "pooled", now()) == Availability::Probe {
+            let probed = cooldowns.probe("one", "pooled", now());
+            let is_one = matches!(probed.availability("one", "pooled", now()), Availability::Cooldown(_));
+            prop_assert!(is_one, "one at a time");
+            let back = probed.give_back("one", "pooled", now()).expect("it was a probe");
+            prop_assert_eq!(back.availability("one", "pooled", now()), Availability::Probe);
+        }
+        let _ = cooldowns.record("one", "pooled", (Outcome::Failed, Evidence::Confirmed), now(), &policy(), random);
+        let _ = cooldowns.models_in_cooldown("one", now());
+        if let Some(left) = cooldowns.forget(&config(), now()) {
+            prop_assert_eq!(left.forget(&config(), now()), None, "twice is once");
+        }
     }
 }
 
@@ -83,12 +147,14 @@ fn policy() -> Failover {
     }
 }
 
-/// A memory as this version writes it.
-fn troubles() -> [&'static [u8]; 1] {
-    let throttled = Outcome::Throttled(None);
-    let health = Health::default();
-    let health = health.record("one", "pooled", throttled, now(), &policy(), 0).unwrap_or(health);
-    let health =
-        health.record("two", "pooled", Outcome::Failed, now(), &policy(), 0).unwrap_or(health);
-    [health.to_bytes().leak()]
+/// A memory as this version writes it, with a cooldown that is over.
+fn troubles() -> Vec<u8> {
+    let before = now() - Duration::from_secs(10);
+    let record = |cooldowns: Cooldowns, backend: &str, outcome| {
+        cooldowns.record(backend, "pooled", outcome, before, &policy(), 0).unwrap()
+    };
+    let cooldowns =
+        record(Cooldowns::default(), "one", (Outcome::Throttled(None), Evidence::Confirmed));
+    let cooldowns = record(cooldowns, "two", (Outcome::Failed, Evidence::Alone(7)));
+    cooldowns.to_bytes()
 }

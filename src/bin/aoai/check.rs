@@ -9,13 +9,13 @@ use std::process::ExitCode;
 use aoai_filter::config::Config;
 
 use crate::document::{self, Count};
-use crate::Outcome;
+use crate::outcome::Outcome;
 
 /// Checks a file, or standard input for `-`.
 pub(crate) fn run(file: &Path) -> ExitCode {
     let outcome = match document::open(file) {
         Ok(document) => match writeln!(io::stdout(), "ok: {}", Summary(&document.config)) {
-            Ok(()) => Outcome::Fine,
+            Ok(()) => Outcome::Success,
             Err(_) => Outcome::Unusable,
         },
         Err(outcome) => outcome,
@@ -23,7 +23,7 @@ pub(crate) fn run(file: &Path) -> ExitCode {
     outcome.into()
 }
 
-/// How much of everything a configuration has.
+/// The number of subscriptions, backends and models of a configuration.
 pub(crate) struct Summary<'a>(pub(crate) &'a Config);
 
 impl Display for Summary<'_> {

@@ -1,4 +1,4 @@
-//! The document that a command works on: found, read, and its problems told.
+//! The document that a command works on: reading it, and printing its problems.
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aoai_filter::config::{Config, Node, Problem, Problems};
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 
 /// A document and what it means.
 pub(crate) struct Document {
@@ -16,38 +16,37 @@ pub(crate) struct Document {
     pub(crate) config: Config,
 }
 
-/// Why there is no document.
-pub(crate) enum Unopened {
+/// Why a document cannot be loaded.
+pub(crate) enum LoadError {
     /// The file cannot be read.
     Unreadable(io::Error),
     /// It has problems.
-    Wrong(Problems),
+    Invalid(Problems),
 }
 
-/// Reads a file, or standard input for `-`. Why there is no document has been told when there is
-/// none.
+/// Reads a file, or standard input for `-`. Prints the error, if there is one.
 pub(crate) fn open(file: &Path) -> Result<Document, Outcome> {
-    load(file).map_err(|why| match why {
-        Unopened::Unreadable(error) => unreadable(file, &error),
-        Unopened::Wrong(problems) => report(file, &problems),
+    load(file).map_err(|error| match error {
+        LoadError::Unreadable(error) => unreadable(file, &error),
+        LoadError::Invalid(problems) => report(file, &problems),
     })
 }
 
-/// Reads a file, or standard input for `-`, and tells nothing.
-pub(crate) fn load(file: &Path) -> Result<Document, Unopened> {
-    let bytes = read(file).map_err(Unopened::Unreadable)?;
-    parse(&bytes).map_err(Unopened::Wrong)
+/// Reads a file, or standard input for `-`, and prints nothing.
+pub(crate) fn load(file: &Path) -> Result<Document, LoadError> {
+    let bytes = read(file).map_err(LoadError::Unreadable)?;
+    parse(&bytes).map_err(LoadError::Invalid)
 }
 
-/// Tells that a file cannot be read.
+/// Prints that a file cannot be read.
 pub(crate) fn unreadable(file: &Path, error: &io::Error) -> Outcome {
-    complain(&format_args!("cannot read {}: {error}", file.display()))
+    print_error(&format_args!("cannot read {}: {error}", file.display()))
 }
 
-/// Tells why there is nothing to work on.
-pub(crate) fn complain(why: &impl Display) -> Outcome {
-    // There is no other place to complain at.
-    let _ = writeln!(io::stderr(), "aoai: {why}");
+/// Prints an error to standard error.
+pub(crate) fn print_error(error: &impl Display) -> Outcome {
+    // Where standard error is closed, there is no other place for it.
+    let _ = writeln!(io::stderr(), "aoai: {error}");
     Outcome::Unusable
 }
 
@@ -67,7 +66,7 @@ fn parse(bytes: &[u8]) -> Result<Document, Problems> {
     Ok(Document { node, config })
 }
 
-/// What looks like JSON is read as the module reads it, so that its errors are the module's.
+/// JSON is read as the module reads it, so that its errors are the module's.
 fn tree(bytes: &[u8]) -> Result<Node, Problems> {
     let yaml = serde_yaml_ng::from_slice(bytes);
     if bytes.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
@@ -88,19 +87,19 @@ fn yaml_problem(error: &serde_yaml_ng::Error) -> Problem {
     Problem::of_syntax(line, column, &format!("not YAML: {}", text.replacen(&place, "", 1)))
 }
 
-/// Tells what is wrong with a document.
+/// Prints the problems of a document.
 pub(crate) fn report(file: &Path, problems: &Problems) -> Outcome {
     let count = Count(problems.count(), "problem");
-    let told = writeln!(io::stdout(), "{problems}")
+    let printed = writeln!(io::stdout(), "{problems}")
         .and_then(|()| writeln!(io::stderr(), "aoai: {}: {count}", file.display()));
-    match told {
+    match printed {
         Ok(()) => Outcome::Problems,
-        // Nobody reads the report any more.
+        // The reader of standard output has gone.
         Err(_) => Outcome::Unusable,
     }
 }
 
-/// A number of things, in English.
+/// A number and its noun, in English.
 pub(crate) struct Count(pub(crate) usize, pub(crate) &'static str);
 
 impl Display for Count {

@@ -1,27 +1,29 @@
-//! `aoai explain`: what an error of Azure means and what to do about it, whoever met it and wherever.
+//! `aoai explain`: the cause and the remedy of an error of Azure, in whatever form it is pasted.
 //!
-//! What is read is never shown again: people paste requests with their keys.
+//! The input is never printed: people paste requests with their keys.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
-use aoai_filter::diagnosis::{Diagnosis, Said};
+use aoai_filter::base::error_body::ErrorBody;
+use aoai_filter::response::diagnosis::Diagnosis;
 use clap::Args;
 
-use crate::Outcome;
+use crate::document;
+use crate::outcome::Outcome;
 
-/// Azure's errors have a few hundred bytes; a page of a log around one may be read too.
+/// Azure's errors have a few hundred bytes; a page of a log around one is accepted too.
 const LONGEST: usize = 1024 * 1024;
 
 /// What to explain.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Print every mistake that is known, and what Azure says then
+    /// Print all known errors, with Azure's messages
     #[arg(long)]
     list: bool,
-    /// A mistake by its name, as in the header x-aoai-diagnosis; without one, standard input is read
-    #[arg(num_args = 0..)]
+    /// The name of an error, as in the header x-aoai-diagnosis; without it, standard input is read
+    #[arg(value_name = "NAME", num_args = 0..)]
     slug: Vec<OsString>,
 }
 
@@ -34,21 +36,20 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         _ => Err(ExplainError::Arguments),
     };
     let (outcome, error) = match done {
-        Ok(()) => return Outcome::Fine.into(),
+        Ok(()) => return Outcome::Success.into(),
         Err(error @ (ExplainError::Unknown | ExplainError::ByGateway)) => {
             (Outcome::Problems, error)
         }
         Err(error) => (Outcome::Unusable, error),
     };
-    // There is no other place to complain at.
-    let _ = writeln!(io::stderr(), "aoai: {error}");
+    let _ = document::print_error(&error);
     outcome.into()
 }
 
 fn read() -> Result<Vec<u8>, ExplainError> {
     let stdin = io::stdin().lock();
     if stdin.is_terminal() {
-        writeln!(io::stderr(), "paste the error; Ctrl-D on a line of its own ends it")?;
+        writeln!(io::stderr(), "paste the error, then press Enter and Ctrl-D")?;
     }
     let mut text = Vec::new();
     stdin.take(LONGEST as u64 + 1).read_to_end(&mut text)?;
@@ -59,15 +60,14 @@ fn read() -> Result<Vec<u8>, ExplainError> {
     }
 }
 
-/// What a text tells of: by our own name for it, as in the gateway's log and headers, or by Azure's
-/// words.
+/// The error in a text: by the gateway's name for it, as in its log and headers, or by Azure's message.
 fn recognised(text: &[u8]) -> Result<Option<&'static Diagnosis>, ExplainError> {
-    let said = Said::read(text);
+    let error = ErrorBody::read(text);
     let text = String::from_utf8_lossy(text);
     // An object of another shape, such as a log's, may have the error within.
-    let whole = || Said { code: String::new(), message: text.clone().into_owned() };
+    let whole = || ErrorBody { code: String::new(), message: text.clone().into_owned() };
     let found = by_name(&text)
-        .or_else(|| Diagnosis::of_text(&said))
+        .or_else(|| Diagnosis::of_text(&error))
         .or_else(|| Diagnosis::of_text(&whole()));
     match found {
         Some(_) => Ok(found),
@@ -76,7 +76,7 @@ fn recognised(text: &[u8]) -> Result<Option<&'static Diagnosis>, ExplainError> {
     }
 }
 
-/// The names that are no words of everybody's have an underscore.
+/// Only names with an underscore: the others are ordinary words.
 fn by_name(text: &str) -> Option<&'static Diagnosis> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.split(|c| !is_part(c))
@@ -96,36 +96,35 @@ fn print(rows: impl IntoIterator<Item = &'static Diagnosis>) -> Result<(), Expla
             writeln!(out)?;
         }
         writeln!(out, "{}", row.slug)?;
-        for text in row.says() {
-            writeln!(out, "  Azure says:  {text}")?;
+        for text in row.examples() {
+            writeln!(out, "  message:    {text}")?;
         }
-        writeln!(out, "  which means: {}.", row.wrong)?;
-        writeln!(out, "  what to do:  {}", row.mend)?;
+        writeln!(out, "  cause:      {}.", row.cause)?;
+        writeln!(out, "  remedy:     {}", row.remedy)?;
     }
     Ok(())
 }
 
-/// Why nothing is explained. It never holds what was read.
+/// Why nothing is explained. It never contains the input.
 #[derive(Debug, thiserror::Error)]
 enum ExplainError {
     #[error(
-        "this is no error that the gateway knows; aoai explain --list prints those it does. Give it \
-         the whole answer of Azure, or the line of Envoy's log; aoai doctor finds out what is wrong by \
-         itself"
+        "the error is not known; aoai explain --list prints all known errors. Paste the whole response \
+         of Azure, or the line of Envoy's log; aoai doctor looks for problems by itself"
     )]
     Unknown,
     #[error(
-        "this is an answer of the gateway itself (x-aoai-reason), and not of Azure: its message says \
+        "this is a local reply of the gateway (x-aoai-reason), not a response of Azure: its message says \
          what to do"
     )]
     ByGateway,
-    #[error("no mistake has this name; aoai explain --list prints all. An error goes to standard input: aoai explain < error.txt")]
+    #[error("no known error has this name; aoai explain --list prints all names. To explain a message, pass it on standard input: aoai explain < error.txt")]
     NoSuchName,
-    #[error("an error goes to standard input, and not into arguments: aoai explain < error.txt")]
+    #[error("pass the error on standard input, not as an argument: aoai explain < error.txt")]
     Arguments,
-    #[error("standard input holds nothing; paste the error there: aoai explain < error.txt")]
+    #[error("standard input is empty; pass the error there: aoai explain < error.txt")]
     Empty,
-    #[error("the text is longer than {LONGEST} bytes; give the error alone")]
+    #[error("the input is longer than {LONGEST} bytes; pass only the error")]
     TooLong,
     #[error("{0}")]
     Io(#[from] io::Error),

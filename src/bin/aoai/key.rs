@@ -5,27 +5,28 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
-use aoai_filter::digest::Digest;
-use aoai_filter::key::LONGEST_KEY;
+use aoai_filter::access::key::LONGEST_KEY;
+use aoai_filter::base::digest::Digest;
 use clap::Subcommand;
 
-use crate::Outcome;
+use crate::document;
+use crate::outcome::Outcome;
 
-/// By which people and secret scanners know a key of this filter.
+/// Marks a key of this filter, for people and for secret scanners.
 const PREFIX: &str = "aoai_";
 
-/// As many random bytes as the digest has.
+/// As many random bytes as a digest has.
 const KEY_BYTES: usize = 32;
 
-/// Shorter keys can be found by trying, from a digest that leaked.
+/// Shorter keys can be guessed from a digest that leaked.
 const SHORTEST_STRONG_KEY: usize = 20;
 
 /// What to do with keys.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Make a random key
+    /// Create a random key
     ///
-    /// Prints the key, which goes to the caller and is kept nowhere, and its digest, which goes
+    /// Prints the key, which goes to the caller and is stored nowhere, and its digest, which goes
     /// into the configuration.
     #[command(after_help = "Example:
   $ aoai key new
@@ -34,19 +35,19 @@ pub(crate) enum Command {
     New,
     /// Print the digest of a key that is read from standard input
     ///
-    /// One line end after the key is not part of it. The key is never an argument: arguments show
-    /// in the process list and in the shell's history.
+    /// A line break after the key is not part of it. The key cannot be an argument: arguments are
+    /// visible in the process list and in the shell's history.
     #[command(after_help = "Examples:
   printf %s \"$KEY\" | aoai key digest
   aoai key digest < key.txt")]
     Digest {
-        /// Refused: it exists to say why.
+        /// Rejected with an error that explains why.
         #[arg(hide = true, num_args = 0.., allow_hyphen_values = true)]
         key: Vec<OsString>,
     },
 }
 
-/// Does it.
+/// Runs a command.
 pub(crate) fn run(command: &Command) -> ExitCode {
     let done = match command {
         Command::New => new(),
@@ -54,12 +55,8 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Command::Digest { .. } => Err(KeyError::Argument),
     };
     match done {
-        Ok(()) => Outcome::Fine.into(),
-        Err(error) => {
-            // There is no other place to complain at.
-            let _ = writeln!(io::stderr(), "aoai: {error}");
-            Outcome::Unusable.into()
-        }
+        Ok(()) => Outcome::Success.into(),
+        Err(error) => document::print_error(&error).into(),
     }
 }
 
@@ -83,7 +80,8 @@ fn digest() -> Result<(), KeyError> {
     if key.len() < SHORTEST_STRONG_KEY {
         writeln!(
             io::stderr(),
-            "aoai: a key this short can be guessed from its digest; aoai key new makes a strong one"
+            "aoai: this key is so short that it can be guessed from its digest; aoai key new creates a \
+             strong one"
         )?;
     }
     Ok(())
@@ -95,7 +93,7 @@ fn read_key() -> Result<Vec<u8>, KeyError> {
     let is_terminal = stdin.is_terminal();
     let mut stdin = stdin.take(LONGEST_KEY as u64 + 3);
     if is_terminal {
-        write!(io::stderr(), "key (shown as you type): ")?;
+        write!(io::stderr(), "key (visible while you type): ")?;
         stdin.read_until(b'\n', &mut input)?;
     } else {
         stdin.read_to_end(&mut input)?;
@@ -116,23 +114,23 @@ fn check_key(input: &[u8]) -> Result<&[u8], KeyError> {
     }
 }
 
-/// Why there is no key or no digest. It never holds the key.
+/// Why there is no key or no digest. It never contains the key.
 #[derive(Debug, thiserror::Error)]
 enum KeyError {
     #[error(
-        "a key is never an argument, because arguments show in the process list and in the \
-         shell's history; give it on standard input: printf %s \"$KEY\" | aoai key digest"
+        "the key cannot be an argument, because arguments are visible in the process list and in the \
+         shell's history; pass it on standard input: printf %s \"$KEY\" | aoai key digest"
     )]
     Argument,
-    #[error("standard input holds no key; give it there: printf %s \"$KEY\" | aoai key digest")]
+    #[error("standard input contains no key; pass it there: printf %s \"$KEY\" | aoai key digest")]
     Empty,
-    #[error("the key is longer than {LONGEST_KEY} bytes, which the gateway takes for nobody's")]
+    #[error("the key is longer than {LONGEST_KEY} bytes; the gateway accepts no such key")]
     TooLong,
-    #[error("the key has white space around it, which a header would lose; remove it")]
+    #[error("the key begins or ends with white space, which HTTP removes from headers; remove it")]
     Surrounded,
-    #[error("the key has other characters than printable ASCII, or more than one line")]
+    #[error("the key contains characters other than printable ASCII, or more than one line")]
     NotPrintable,
-    #[error("the system gives no random bytes: {0}")]
+    #[error("the operating system returned no random bytes: {0}")]
     Random(String),
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -152,15 +150,15 @@ mod tests {
             ("one Windows new line", "key\r\n", Ok("key")),
             ("space within", "a b", Ok("a b")),
             ("as long as may be", &longest, Ok(&longest)),
-            ("nothing", "", Err("standard input holds no key")),
-            ("only a new line", "\r\n", Err("standard input holds no key")),
-            ("two new lines", "key\n\n", Err("the key has white space around it")),
-            ("return alone", "key\r", Err("the key has white space around it")),
-            ("space before", " key", Err("the key has white space around it")),
-            ("tab after", "key\t\n", Err("the key has white space around it")),
-            ("two lines", "a\nb", Err("the key has other characters")),
-            ("control character", "a\0b", Err("the key has other characters")),
-            ("not ASCII", "schlüssel", Err("the key has other characters")),
+            ("nothing", "", Err("standard input contains no key")),
+            ("only a new line", "\r\n", Err("standard input contains no key")),
+            ("two new lines", "key\n\n", Err("the key begins or ends with white space")),
+            ("return alone", "key\r", Err("the key begins or ends with white space")),
+            ("space before", " key", Err("the key begins or ends with white space")),
+            ("tab after", "key\t\n", Err("the key begins or ends with white space")),
+            ("two lines", "a\nb", Err("the key contains characters")),
+            ("control character", "a\0b", Err("the key contains characters")),
+            ("not ASCII", "schlüssel", Err("the key contains characters")),
             ("too long", &longer, Err("the key is longer than 1024 bytes")),
         ] {
             match (check_key(input.as_bytes()), expected) {

@@ -1,11 +1,12 @@
-//! `aoai`: checks configurations of the filter, renders Envoy's from them, tries what they say at Azure,
-//! explains Azure's errors, and makes the keys that configurations hold the digests of.
+//! `aoai`: checks configurations of the filter, renders Envoy's configuration from them, tests them against
+//! Azure, explains Azure's errors, and creates keys and their digests.
 
 mod check;
 mod doctor;
 mod document;
 mod explain;
 mod key;
+mod outcome;
 mod render;
 
 use std::path::PathBuf;
@@ -30,10 +31,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check a configuration, and say all that is wrong with it.
+    /// Check a configuration, and print every problem.
     ///
-    /// Each problem is a line on standard output: its path in the document, what was found there,
-    /// and what would be right. Exit status: 0 when there is none, 1 when there are problems, 2
+    /// Each problem is one line on standard output: its path in the document, what was found there,
+    /// and what is expected. Exit status: 0 when there is no problem, 1 when there are problems, 2
     /// when the file cannot be read.
     #[command(after_help = "Examples:
   aoai check gateway.yaml
@@ -42,36 +43,38 @@ enum Command {
         /// A YAML or JSON file, or - for standard input
         file: PathBuf,
     },
-    /// Do what the proxy will do, step by step, and say what is wrong on the way.
+    /// Test from this machine whether the proxy can serve a configuration.
     ///
-    /// From where it runs: the configuration, the names and certificates of all endpoints, a token for
-    /// each identity in use, and a call of each deployment that costs nothing. It shows no token and
-    /// no other secret. Exit status: 0 when the proxy can serve, 1 when there are problems, 2 when
-    /// the file cannot be read or an option does not fit it.
+    /// Takes the same steps as the proxy: checks the configuration, resolves the host names and
+    /// verifies the certificates of all endpoints, gets a token for each identity in use, and sends
+    /// one request to each deployment, which costs nothing. Prints no token and no other secret. Exit
+    /// status: 0 when the proxy can serve, 1 when there are problems, 2 when the file cannot be read
+    /// or an option does not fit the document.
     ///
-    /// The call is a chat completion without content. Azure looks at that last of all: the answer that
-    /// something is missing, or that the model is of another kind, says that network, token, role
-    /// and deployment are right. That the quota suffices, it does not say.
+    /// The request is a chat completion with an empty body. Azure checks the body last: when Azure
+    /// responds that a field is missing, or that the model does not support chat completions, then
+    /// the network, the token, the role and the deployment are correct. The request does not test
+    /// whether the quota is sufficient.
     #[command(after_help = "Examples:
   aoai doctor gateway.yaml
   aoai doctor gateway.yaml --identity-endpoint http://127.0.0.1:8000
   aoai doctor gateway.yaml --json | jq '.steps[] | select(.result == \"fail\")'")]
     Doctor(doctor::Options),
-    /// Explain an error of Azure: what is wrong, and what to do about it.
+    /// Explain an error of Azure: its cause and its remedy.
     ///
-    /// It is read from standard input as it was found: the answer's body, a whole answer, a client's
-    /// exception, a line of a log. Nothing of it is printed again. Exit status: 0 when it is
-    /// explained, 1 when it is not known, 2 when there is nothing to explain.
+    /// Reads the error from standard input, in any form: the body of a response, a whole response,
+    /// an exception of a client, a line of a log. The input is not printed again. Exit status: 0 when
+    /// the error is explained, 1 when it is not known, 2 when there is nothing to explain.
     #[command(after_help = "Examples:
   curl -s … | aoai explain
   aoai explain < error.txt
   aoai explain role_missing
   aoai explain --list")]
     Explain(explain::Options),
-    /// Print what Envoy reads
+    /// Print an Envoy configuration
     #[command(subcommand)]
     Render(render::Command),
-    /// Make subscription keys and their digests
+    /// Create subscription keys and their digests
     #[command(subcommand)]
     Key(key::Command),
 }
@@ -83,26 +86,5 @@ fn main() -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Render(command) => render::run(&command),
         Command::Key(command) => key::run(&command),
-    }
-}
-
-/// How the tool ends. Usage errors, which clap finds, end as [`Outcome::Unusable`] does.
-#[derive(Clone, Copy)]
-enum Outcome {
-    /// All is well.
-    Fine,
-    /// The document has problems.
-    Problems,
-    /// There was nothing to work on.
-    Unusable,
-}
-
-impl From<Outcome> for ExitCode {
-    fn from(outcome: Outcome) -> Self {
-        Self::from(match outcome {
-            Outcome::Fine => 0,
-            Outcome::Problems => 1,
-            Outcome::Unusable => 2,
-        })
     }
 }

@@ -1,4 +1,4 @@
-//! What is said of an address that is not a resource's.
+//! The problems of an address that is not a resource's.
 
 use super::super::problem::quoted;
 
@@ -74,15 +74,15 @@ pub enum EndpointError {
         port = quoted(port), host = quoted(host)
     )]
     BadPort {
-        /// What stands for the port.
+        /// The text in the place of the port.
         port: String,
         /// The host.
         host: String,
     },
     /// A port that Azure does not have.
     #[error(
-        "found port {port} of {host}; Azure answers on 443: expected no port, or custom_domain: \
-         true on this backend if something of yours answers there",
+        "found port {port} of {host}; Azure listens on 443: expected no port, or custom_domain: \
+         true on this backend if a server of your own listens there",
         host = quoted(host)
     )]
     Port {
@@ -92,11 +92,11 @@ pub enum EndpointError {
         host: String,
     },
     /// A regional endpoint. Source of the error it would cause: Microsoft's answers, recorded
-    /// failures; of the mend:
+    /// failures; of the remedy:
     /// <https://learn.microsoft.com/azure/ai-services/cognitive-services-custom-subdomains>.
     #[error(
-        "{host} is a regional endpoint; it knows API keys only, and would answer the proxy's Entra \
-         ID token with 400 \"Resource Id is badly formed: NA\"; expected the resource's own \
+        "{host} is a regional endpoint; it accepts API keys only, and would respond to the proxy's \
+         Entra ID token with 400 \"Resource Id is badly formed: NA\"; expected the resource's own \
          endpoint, which looks like https://NAME.{cloud}: Azure portal → the Azure OpenAI resource \
          → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there \
          needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom \
@@ -112,9 +112,9 @@ pub enum EndpointError {
     },
     /// A name of the DNS zone behind a private endpoint.
     #[error(
-        "{host} is a name of the private DNS zone; expected https://{public}, which a private \
-         endpoint answers to as well: the certificate is for that name, and DNS leads it to the \
-         private address",
+        "{host} is a name of the private DNS zone; expected https://{public}, which is the \
+         name of a private endpoint as well: the certificate is for that name, and DNS resolves it to \
+         the private address",
         host = quoted(host)
     )]
     PrivateLink {
@@ -136,7 +136,7 @@ pub enum EndpointError {
     /// An IP address of either version.
     #[error(
         "{host} is an IP address; expected the resource's name, https://NAME.openai.azure.com: \
-         where it resolves to is the Envoy cluster's matter",
+         the Envoy cluster determines the address",
         host = quoted(host)
     )]
     IpAddress {
@@ -156,7 +156,7 @@ pub enum EndpointError {
         name = quoted(name)
     )]
     BadName {
-        /// What stands before the domain.
+        /// The text before the domain.
         name: String,
         /// The domain.
         domain: &'static str,
@@ -164,7 +164,7 @@ pub enum EndpointError {
     /// Not a host name at all.
     #[error("{host} is not a host name; expected one such as NAME.openai.azure.com", host = quoted(host))]
     BadHost {
-        /// What stands for the host.
+        /// The text in the place of the host.
         host: String,
     },
     /// A host name, but none of Azure OpenAI.

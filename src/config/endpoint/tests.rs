@@ -171,10 +171,10 @@ fn regional_endpoints_are_refused_however_written() {
 
 #[test]
 fn each_mistake_has_its_message() {
-    const PRIVATE: &str = "a private endpoint answers to as well: the certificate is for that name, and DNS leads it to the private address";
+    const PRIVATE: &str = "is the name of a private endpoint as well: the certificate is for that name, and DNS resolves it to the private address";
     const UNKNOWN: &str = "is not a custom subdomain of Azure OpenAI; expected one such as https://NAME.openai.azure.com, or custom_domain: true on this backend if it is a name of yours for such a resource";
     const NOT_URL: &str = "that is not a URL; expected one such as https://NAME.openai.azure.com";
-    const IP: &str = "is an IP address; expected the resource's name, https://NAME.openai.azure.com: where it resolves to is the Envoy cluster's matter";
+    const IP: &str = "is an IP address; expected the resource's name, https://NAME.openai.azure.com: the Envoy cluster determines the address";
     const OPEN_AI: &str = "is OpenAI's own service, which takes no Azure identity; expected a resource on Azure, https://NAME.openai.azure.com";
     const NAME: &str = "expected 2 to 64 of a-z, 0-9 and inner hyphens, as in https://contoso-eastus.openai.azure.com";
     const HOST: &str = "is not a host name; expected one such as NAME.openai.azure.com";
@@ -182,7 +182,7 @@ fn each_mistake_has_its_message() {
     const USER: &str = "found an @, as after a user name or password; expected neither, because the proxy signs in with its identity";
     for (name, text, expected) in [
         ("nothing", "", "found an empty string; expected the resource's URL, https://NAME.openai.azure.com".into()),
-        ("regional", "https://eastus.api.cognitive.microsoft.com", r#""eastus.api.cognitive.microsoft.com" is a regional endpoint; it knows API keys only, and would answer the proxy's Entra ID token with 400 "Resource Id is badly formed: NA"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME"#.into()),
+        ("regional", "https://eastus.api.cognitive.microsoft.com", r#""eastus.api.cognitive.microsoft.com" is a regional endpoint; it accepts API keys only, and would respond to the proxy's Entra ID token with 400 "Resource Id is badly formed: NA"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME"#.into()),
         ("regional of another cloud", "https://x.api.cognitive.azure.cn", Endpoint::parse("https://x.api.cognitive.microsoft.com").unwrap_err().to_string().replace("x.api.cognitive.microsoft.com", "x.api.cognitive.azure.cn").replace("NAME.openai.azure.com", "NAME.openai.azure.cn")),
         ("private link", "https://contoso.privatelink.openai.azure.com", format!(r#""contoso.privatelink.openai.azure.com" is a name of the private DNS zone; expected https://contoso.openai.azure.com, which {PRIVATE}"#)),
         ("private link zone", "https://privatelink.openai.azure.us", format!(r#""privatelink.openai.azure.us" is a name of the private DNS zone; expected https://NAME.openai.azure.us, which {PRIVATE}"#)),
@@ -207,7 +207,7 @@ fn each_mistake_has_its_message() {
         ("fragment", "https://contoso.openai.azure.com/#top", r#"found a fragment after "contoso.openai.azure.com"; expected none"#.into()),
         ("path", "https://contoso.openai.azure.com/openai/v1", r#"found the path "/openai/v1" after "contoso.openai.azure.com"; expected none, because the callers choose the path"#.into()),
         ("two slashes", "https://contoso.openai.azure.com//", r#"found the path "//" after "contoso.openai.azure.com"; expected none, because the callers choose the path"#.into()),
-        ("port", "https://contoso.openai.azure.com:8443", r#"found port 8443 of "contoso.openai.azure.com"; Azure answers on 443: expected no port, or custom_domain: true on this backend if something of yours answers there"#.into()),
+        ("port", "https://contoso.openai.azure.com:8443", r#"found port 8443 of "contoso.openai.azure.com"; Azure listens on 443: expected no port, or custom_domain: true on this backend if a server of your own listens there"#.into()),
         ("port 0", "https://contoso.openai.azure.com:0", format!(r#""0" is not a port of "contoso.openai.azure.com"; {PORT}"#)),
         ("port too large", "https://contoso.openai.azure.com:65536", format!(r#""65536" is not a port of "contoso.openai.azure.com"; {PORT}"#)),
         ("port with a sign", "https://contoso.openai.azure.com:+443", format!(r#""+443" is not a port of "contoso.openai.azure.com"; {PORT}"#)),

@@ -1,14 +1,15 @@
 //! The form of an endpoint's URL.
 
 use super::super::problem::shape;
-use super::{is_domain, EndpointError, HTTPS_PORT};
+use super::error::EndpointError;
+use super::host::{is_domain, HTTPS_PORT};
 
 /// A URL in parts that are not yet known to be right.
 pub(super) struct Url<'a> {
     scheme: Option<&'a str>,
     /// An `@` anywhere: a password may hold what ends an authority.
     has_user: bool,
-    /// What stands for the host, as it is written.
+    /// The text in the place of the host, as it is written.
     pub(super) host: &'a str,
     port: Option<&'a str>,
     /// What follows the authority, with the character that it starts with.

@@ -1,60 +1,61 @@
-//! A backend: the way to it, and a call of each of its deployments.
+//! A backend: its DNS and TLS, and a request to each of its deployments.
 
+use aoai_filter::base::error_body::ErrorBody;
+use aoai_filter::base::secret::Secret;
 use aoai_filter::config::{Backend, Config, Credential};
-use aoai_filter::diagnosis::{Concern, Diagnosis, Said};
-use aoai_filter::identity::secret::Secret;
 use aoai_filter::identity::Request;
+use aoai_filter::response::diagnosis::{Diagnosis, Finding};
 
-use super::http::{self, Answer};
+use super::context::Context;
+use super::http::{self, Response};
 use super::network::Place;
 use super::report::{Step, Verdict};
 use super::sign_in::{reach, SignedIn};
-use super::Site;
 
 /// The newest version of the data plane that is not a preview.
 const API_VERSION: &str = "2024-10-21";
 
-/// What Azure says of a chat completion that has no messages, or whose model is of another kind: it has
-/// come as far as the model. Sources: the answers of the service, and those of OpenAI's.
-const ARRIVED: [&str; 4] = [
+/// What Azure's error for a chat completion without messages contains, or for a model that does not
+/// support chat completions: the request has reached the model. Sources: responses of Azure and OpenAI.
+const REACHED_THE_MODEL: [&str; 4] = [
     "'messages'",
     "OperationNotSupported",
     "does not work with the specified model",
     "missing_required",
 ];
 
-/// Examines a backend. Without a token only the way to it is.
+/// Examines a backend: without a token, only its DNS and TLS.
 pub(super) fn examine(
     backend: &Backend,
     config: &Config,
     credential: Option<&Credential>,
     signed_in: Option<&SignedIn>,
-    site: &Site<'_>,
+    context: &Context<'_>,
 ) -> Vec<Step> {
     let subject = format!("backend {}", backend.name);
     let (host, port) = (backend.endpoint.host(), backend.endpoint.port());
-    let (mut steps, place) = reach(&subject, host, port, site.resolved(&backend.name), site);
+    let (mut steps, place) = reach(&subject, host, port, context.resolved(&backend.name), context);
     let deployments = deployments(backend, config);
     if deployments.is_empty() {
-        let text = "no model is served by this backend, so nothing is called";
+        let text = "no model uses this backend, so no deployment was called";
         steps.push(Step::new(Verdict::Warn, &subject, "deployments", text));
     }
     for (deployment, models) in deployments {
         let what = format!("deployment {deployment}");
         let step = match (place, signed_in, credential) {
-            (None, _, _) => Step::new(Verdict::Skip, &subject, what, "for want of a connection"),
+            (None, _, _) => Step::new(Verdict::Skip, &subject, what, "skipped: no connection"),
             (Some(place), Some(signed_in), Some(credential)) => {
                 let call = Call { backend, deployment, credential, signed_in };
-                call.make(&subject, what, place, site)
+                call.make(&subject, what, place, context)
             }
-            _ => Step::new(Verdict::Skip, &subject, what, "for want of a token"),
+            _ => Step::new(Verdict::Skip, &subject, what, "skipped: no token"),
         };
         steps.push(step.with("deployment", deployment).with("models", models));
     }
     steps
 }
 
-/// The deployments on a backend, and for which models they are.
+/// The deployments on a backend, with the models that use them.
 fn deployments<'c>(backend: &Backend, config: &'c Config) -> Vec<(&'c str, Vec<&'c str>)> {
     let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
     for model in config.models.values() {
@@ -69,7 +70,7 @@ fn deployments<'c>(backend: &Backend, config: &'c Config) -> Vec<(&'c str, Vec<&
     found
 }
 
-/// A call that proves all but the model itself, and costs nothing.
+/// A request that tests everything except the model itself, and costs nothing.
 struct Call<'a> {
     backend: &'a Backend,
     deployment: &'a str,
@@ -78,27 +79,27 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn make(&self, subject: &str, what: String, place: Place, site: &Site<'_>) -> Step {
-        let answer = http::send(
+    fn make(&self, subject: &str, what: String, place: Place, context: &Context<'_>) -> Step {
+        let response = http::send(
             &self.request(),
             Some(("authorization", &self.authorization())),
             place,
-            &site.trust,
-            site.options.timeout,
+            &context.root_certificates,
+            context.options.timeout,
         );
-        match answer {
-            Ok(answer) => {
+        match response {
+            Ok(response) => {
                 let token = self.signed_in.token.secret.clone();
-                self.read(subject, what, &answer.without(&[token]))
+                self.read(subject, what, &response.without(&[token]))
             }
-            Err(trouble) => {
-                let trouble = trouble.with_file(&site.options.ca);
-                Step::new(Verdict::Fail, subject, what, format!("{} {trouble}", place.address))
+            Err(error) => {
+                let error = error.with_file(&context.options.ca);
+                Step::new(Verdict::Fail, subject, what, format!("{} {error}", place.address))
             }
         }
     }
 
-    /// A chat completion without anything in it: whichever model it is, there is nothing to generate.
+    /// A chat completion with an empty body: no model can generate anything for it.
     fn request(&self) -> Request {
         let deployment = self.deployment;
         let path =
@@ -119,15 +120,15 @@ impl Call<'_> {
         Secret::new(format!("Bearer {}", self.signed_in.token.secret.expose()))
     }
 
-    fn read(&self, subject: &str, what: String, answer: &Answer) -> Step {
-        let (status, said) = (answer.status, Said::read(&answer.body));
-        let found = Diagnosis::of_answer(status, &said);
+    fn read(&self, subject: &str, what: String, response: &Response) -> Step {
+        let (status, error) = (response.status, ErrorBody::read(&response.body));
+        let found = Diagnosis::of_response(status, &error);
         let (verdict, text) = match found {
             Some(diagnosis) => {
-                let concern = Concern {
+                let concern = Finding {
                     diagnosis,
                     status,
-                    said: &said,
+                    error: &error,
                     backend: &self.backend.name,
                     resource: self.backend.endpoint.host(),
                     audience: &self.credential.audience,
@@ -136,7 +137,7 @@ impl Call<'_> {
                 let verdict = if diagnosis.is_mistake { Verdict::Fail } else { Verdict::Warn };
                 (verdict, concern.to_string())
             }
-            None => judge(status, &said),
+            None => judge(status, &error),
         };
         Step::new(verdict, subject, what, text)
             .with("status", status)
@@ -144,47 +145,50 @@ impl Call<'_> {
     }
 }
 
-/// What an answer means that the table does not know.
-fn judge(status: u16, said: &Said) -> (Verdict, String) {
-    let has_arrived = ARRIVED.iter().any(|text| said.message.contains(text) || said.code == *text);
-    let excerpt = excerpt(said);
+/// The verdict on a response that is not in the table of diagnoses.
+fn judge(status: u16, error: &ErrorBody) -> (Verdict, String) {
+    let has_reached_model =
+        REACHED_THE_MODEL.iter().any(|text| error.message.contains(text) || error.code == *text);
+    let excerpt = excerpt(error);
     match status {
-        200..=299 => (Verdict::Ok, format!("answers {status}")),
-        400 | 422 if has_arrived => {
-            (Verdict::Ok, format!("answers {status} to a call without content, as it should"))
+        200..=299 => (Verdict::Ok, format!("responds with {status}")),
+        400 | 422 if has_reached_model => {
+            (Verdict::Ok, format!("responds with {status} to an empty request, as expected"))
         }
         429 => (
             Verdict::Warn,
-            "answers 429: throttled for the moment, and otherwise right".to_owned(),
+            "responds with 429: throttled at the moment, otherwise correct".to_owned(),
         ),
         400 | 422 => (
             Verdict::Warn,
             format!(
-                "answers {status}, and nothing that the doctor knows{excerpt}. Network and token are \
-                 right, it seems: make a real call to be sure"
+                "responds with {status} and an unknown error{excerpt}. Network and token seem to be \
+                 correct: send a real request to be sure"
             ),
         ),
         500..=599 => (
             Verdict::Fail,
-            format!("answers {status}{excerpt}: the resource, or what is before it, has trouble"),
+            format!(
+                "responds with {status}{excerpt}: the resource, or a proxy in front of it, has a problem"
+            ),
         ),
         _ => (
             Verdict::Fail,
             format!(
-                "answers {status}, which is no answer of an Azure OpenAI resource that the doctor \
-                 knows{excerpt}. Something else may answer in its place"
+                "responds with {status}, which is not a known response of an Azure OpenAI resource\
+                 {excerpt}. Another service may respond in its place"
             ),
         ),
     }
 }
 
-/// What an error says, where it has the shape of one, on one line. Any other body may be anybody's.
-fn excerpt(said: &Said) -> String {
+/// Code and message of an error, on one line. A body without an error is not shown.
+fn excerpt(error: &ErrorBody) -> String {
     const LONGEST: usize = 200;
-    if said.code.is_empty() {
+    if error.code.is_empty() {
         return String::new();
     }
-    let text = format!(" ({}: {}", said.code, said.message);
+    let text = format!(" ({}: {}", error.code, error.message);
     let line = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST);
     line.chain([')']).collect()
 }
@@ -194,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_without_content_arrives_whatever_the_model() {
+    fn an_empty_request_reaches_every_model() {
         use Verdict::{Fail, Ok, Warn};
         let error = |code: &str, message: &str| {
             format!(r#"{{"error":{{"code":{code},"message":"{message}"}}}}"#)
@@ -212,16 +216,18 @@ mod tests {
             (404, "<html>".to_owned(), Fail),
             (503, String::new(), Fail),
         ] {
-            assert_eq!(judge(status, &Said::read(body.as_bytes())).0, expected, "{status} {body}");
+            assert_eq!(judge(status, &ErrorBody::read(body.as_bytes())).0, expected, "{status} {body}");
         }
     }
 
     #[test]
     fn an_excerpt_is_short_and_on_one_line() {
-        let said =
-            |code: &str, message: &str| Said { code: code.to_owned(), message: message.to_owned() };
-        assert_eq!(excerpt(&said("", "<html>")), "");
-        assert_eq!(excerpt(&said("x", "a\nb")), " (x: a b)");
-        assert_eq!(excerpt(&said("x", &"a".repeat(1000))).len(), 201);
+        let error = |code: &str, message: &str| ErrorBody {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        };
+        assert_eq!(excerpt(&error("", "<html>")), "");
+        assert_eq!(excerpt(&error("x", "a\nb")), " (x: a b)");
+        assert_eq!(excerpt(&error("x", &"a".repeat(1000))).len(), 201);
     }
 }

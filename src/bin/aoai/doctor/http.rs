@@ -1,36 +1,36 @@
-//! Requests as the proxy sends them: to a place that is known already, without redirects, without the
-//! proxies that the environment names, and bounded in time and size.
+//! Requests as the proxy sends them: to a known address, without redirects, without the proxies of the
+//! environment, and limited in time and size.
 
 use std::io::Read;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aoai_filter::identity::secret::Secret;
-use aoai_filter::identity::{Reply, Request};
+use aoai_filter::base::secret::Secret;
+use aoai_filter::identity::{CalloutResponse, Request};
 use ureq::http;
 use ureq::tls::{Certificate, TlsConfig};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::network::Place;
-use super::tls::Trust;
-use super::trouble::Trouble;
+use super::tls::RootCertificates;
+use super::transport_error::TransportError;
 
-/// As much of an answer as the module reads.
+/// As much of a response as the module reads.
 const LONGEST_BODY: u64 = 64 * 1024;
 
 const USER_AGENT: &str = concat!("aoai-doctor/", env!("CARGO_PKG_VERSION"));
 
-/// An answer of whatever status.
-pub(super) struct Answer {
+/// A response of any status.
+pub(super) struct Response {
     pub(super) status: u16,
     pub(super) retry_after: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
-impl Answer {
-    /// The same without what was sent: an endpoint may repeat it, and what it says is shown. Before
-    /// anything is cut off, or a part would stay.
+impl Response {
+    /// The same without the secrets that were sent: an endpoint may repeat them, and its message is
+    /// printed. To be done before the message is shortened, or a part of a secret could remain.
     pub(super) fn without(mut self, secrets: &[Secret]) -> Self {
         let Ok(text) = std::str::from_utf8(&self.body) else {
             return self;
@@ -43,21 +43,21 @@ impl Answer {
         self
     }
 
-    /// As the core reads it.
-    pub(super) fn into_reply(self) -> Reply {
+    /// The response as the core reads it.
+    pub(super) fn into_reply(self) -> CalloutResponse {
         let Self { status, retry_after, body } = self;
-        Reply::Answer { status, retry_after, body }
+        CalloutResponse::Response { status, retry_after, body }
     }
 }
 
-/// Sends a request to a place, whatever name it is for.
+/// Sends a request to this address, whatever host name it has.
 pub(super) fn send(
     request: &Request,
     secret_header: Option<(&str, &Secret)>,
     place: Place,
-    trust: &Trust,
+    root_certificates: &RootCertificates,
     timeout: Duration,
-) -> Result<Answer, Trouble> {
+) -> Result<Response, TransportError> {
     let pseudo = |name| {
         let found = request.headers.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| value.as_str()).unwrap_or_default()
@@ -71,32 +71,36 @@ pub(super) fn send(
     if let Some((name, value)) = secret_header {
         head = head.header(name, value.expose());
     }
-    let agent = agent(place.address, trust, timeout);
-    let invalid = |_| Trouble::Other("the request cannot be written".to_owned());
+    let agent = agent(place.address, root_certificates, timeout);
+    let invalid = |_| TransportError::Other("the request cannot be written".to_owned());
     let sent = match &request.body {
         Some(body) => agent.run(head.body(body.expose()).map_err(invalid)?),
         None => agent.run(head.body(()).map_err(invalid)?),
     };
-    let response = sent.map_err(|error| trouble(&error, timeout))?;
+    let response = sent.map_err(|error| transport_error(&error, timeout))?;
     let (head, body) = response.into_parts();
     let retry_after = head.headers.get("retry-after").and_then(|value| value.to_str().ok());
-    let mut answer = Answer {
+    let mut response = Response {
         status: head.status.as_u16(),
         retry_after: retry_after.map(str::to_owned),
         body: Vec::new(),
     };
-    let read = body.into_reader().take(LONGEST_BODY).read_to_end(&mut answer.body);
+    let read = body.into_reader().take(LONGEST_BODY).read_to_end(&mut response.body);
     match read {
-        Ok(_) => Ok(answer),
+        Ok(_) => Ok(response),
         Err(error) => Err(match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(inner) => trouble(inner, timeout),
-            None => Trouble::of_io(&error, timeout),
+            Some(inner) => transport_error(inner, timeout),
+            None => TransportError::of_io(&error, timeout),
         }),
     }
 }
 
-fn agent(address: SocketAddr, trust: &Trust, timeout: Duration) -> ureq::Agent {
-    let roots = trust.certificates().map(|one| Certificate::from_der(one).to_owned());
+fn agent(
+    address: SocketAddr,
+    root_certificates: &RootCertificates,
+    timeout: Duration,
+) -> ureq::Agent {
+    let roots = root_certificates.certificates().map(|one| Certificate::from_der(one).to_owned());
     let tls = TlsConfig::builder().root_certs(ureq::tls::RootCerts::from(roots)).build();
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
@@ -109,20 +113,20 @@ fn agent(address: SocketAddr, trust: &Trust, timeout: Duration) -> ureq::Agent {
     ureq::Agent::with_parts(config, DefaultConnector::default(), Known(address))
 }
 
-fn trouble(error: &ureq::Error, timeout: Duration) -> Trouble {
+fn transport_error(error: &ureq::Error, timeout: Duration) -> TransportError {
     match error {
-        ureq::Error::Io(error) => Trouble::of_io(error, timeout),
-        ureq::Error::Timeout(_) | ureq::Error::BodyStalled => Trouble::TimedOut(timeout),
-        ureq::Error::Rustls(error) => Trouble::of_tls(error),
+        ureq::Error::Io(error) => TransportError::of_io(error, timeout),
+        ureq::Error::Timeout(_) | ureq::Error::BodyStalled => TransportError::TimedOut(timeout),
+        ureq::Error::Rustls(error) => TransportError::of_tls(error),
         ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::LargeResponseHeader(..) => {
-            Trouble::NotHttp
+            TransportError::NotHttp
         }
-        // Its words may repeat what was sent.
-        _ => Trouble::Other("the request failed".to_owned()),
+        // Its text may repeat what was sent.
+        _ => TransportError::Other("the request failed".to_owned()),
     }
 }
 
-/// The address of every name.
+/// Resolves every name to this address.
 #[derive(Debug)]
 struct Known(SocketAddr);
 

@@ -1,4 +1,4 @@
-//! Names and addresses: where an endpoint leads to from here.
+//! DNS: the addresses of endpoints, as this machine resolves them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use super::report::{Step, Verdict};
 
-/// Where an endpoint is reached, and how.
+/// The address of an endpoint, and whether the connection uses TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) address: SocketAddr,
     pub(super) tls: bool,
 }
 
-/// Looks an endpoint's name up, as the proxy would: the first of its IPv4 addresses, or of its others
-/// where it has none of those.
+/// Resolves an endpoint's host name as the proxy does: to its first IPv4 address, or its first IPv6
+/// address where it has no IPv4 address.
 pub(super) fn look_up(
     subject: &str,
     host: &str,
@@ -28,8 +28,8 @@ pub(super) fn look_up(
         Ok(found) => found,
         Err(error) => {
             let text = format!(
-                "{host} does not resolve: {error}. Check the name for a slip (a custom subdomain that \
-                 no resource has does not resolve either), and this machine's DNS"
+                "{host} does not resolve: {error}. Check the spelling (a custom subdomain without a \
+                 resource does not resolve), and the DNS of this machine"
             );
             return (step(Verdict::Fail, text), None);
         }
@@ -56,7 +56,7 @@ pub(super) fn addresses(
     let all = match looked_up {
         Some(Ok(all)) => all,
         Some(Err(error)) => return Err(plain(&error)),
-        None => return Err(format!("no answer within {}", humantime::format_duration(timeout))),
+        None => return Err(format!("no response within {}", humantime::format_duration(timeout))),
     };
     match preferred(all) {
         found if found.is_empty() => Err("the name has no address".to_owned()),
@@ -64,7 +64,7 @@ pub(super) fn addresses(
     }
 }
 
-/// Those that Envoy takes (`V4_PREFERRED`): IPv6 only where there is nothing else.
+/// The addresses that Envoy uses (`V4_PREFERRED`): IPv6 only where there is no IPv4 address.
 fn preferred(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let (four, six): (Vec<_>, Vec<_>) = all.into_iter().partition(SocketAddr::is_ipv4);
     if four.is_empty() {
@@ -74,24 +74,24 @@ fn preferred(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The system's words without Rust's before them.
+/// The system's message without Rust's prefix.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
 }
 
-/// Does something that may hang, for so long at the most.
+/// Runs work that may hang, and waits for it no longer than this.
 pub(super) fn within<T: Send + 'static>(
     timeout: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
-    // Whoever gives up leaves the thread behind; it ends with the tool.
+    // After a timeout the thread is left behind; it ends with the tool.
     thread::spawn(move || sender.send(work()));
     receiver.recv_timeout(timeout).ok()
 }
 
-/// What an address tells of the way to a resource.
+/// The kind of network that an address belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Loopback,
@@ -113,7 +113,7 @@ impl Kind {
     }
 }
 
-/// 100.64.0.0/10 (RFC 6598), which some virtual networks use within.
+/// 100.64.0.0/10 (RFC 6598), which some virtual networks use.
 fn is_shared(address: Ipv4Addr) -> bool {
     let [first, second, ..] = address.octets();
     first == 100 && second & 0xc0 == 0x40
@@ -125,24 +125,24 @@ fn is_unique_local(address: Ipv6Addr) -> bool {
     first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfe80
 }
 
-/// What a name leads to, in words. `private` is its name in the zone of private endpoints, where that
-/// has one.
+/// The addresses of a host name, in words. `private` is its name in the zone of private endpoints, if
+/// the zone has one.
 fn describe(host: &str, addresses: &[SocketAddr], private: Option<&str>) -> String {
     let all: Vec<_> = addresses.iter().map(|one| one.ip().to_string()).collect();
     let all = all.join(", ");
     let kinds: Vec<_> = addresses.iter().map(|one| Kind::of(one.ip())).collect();
     let what = match (kinds.as_slice(), private) {
-        (kinds, _) if kinds.contains(&Kind::Loopback) => "this machine itself".to_owned(),
+        (kinds, _) if kinds.contains(&Kind::Loopback) => "a loopback address, on this machine".to_owned(),
         (kinds, _) if kinds.contains(&Kind::Private) => {
-            "a private address, such as that of a private endpoint".to_owned()
+            "a private address, for example of a private endpoint".to_owned()
         }
         (_, Some(name)) => format!(
-            "a public address, although the resource has a private endpoint ({name} exists): this \
-             machine's DNS does not know the private zone"
+            "a public address, although the resource has a private endpoint ({name} exists): the DNS \
+             of this machine does not use the private zone"
         ),
         _ => "a public address".to_owned(),
     };
-    format!("{host} is {all}: {what}")
+    format!("{host} resolves to {all}: {what}")
 }
 
 /// The name of a resource in the zone of its private endpoint: `NAME.privatelink.openai.azure.com`.
@@ -160,9 +160,9 @@ mod tests {
 
     #[test]
     fn an_address_tells_which_way_leads_to_a_resource() {
-        let private = "a private address, such as that of a private endpoint";
+        let private = "a private address, for example of a private endpoint";
         let unlinked = "a public address, although the resource has a private endpoint \
-                        (a.privatelink.b exists): this machine's DNS does not know the private zone";
+                        (a.privatelink.b exists): the DNS of this machine does not use the private zone";
         for (addresses, link, expected) in [
             (&["20.1.2.3:443"][..], None, "20.1.2.3: a public address".to_owned()),
             (&["20.1.2.3:443"], Some("a.privatelink.b"), format!("20.1.2.3: {unlinked}")),
@@ -173,11 +173,11 @@ mod tests {
             (&["100.128.0.1:443"], None, "100.128.0.1: a public address".to_owned()),
             (&["[fd00::1]:443"], None, format!("fd00::1: {private}")),
             (&["[2603::1]:443"], None, "2603::1: a public address".to_owned()),
-            (&["127.0.0.1:443"], None, "127.0.0.1: this machine itself".to_owned()),
-            (&["[::1]:443"], None, "::1: this machine itself".to_owned()),
+            (&["127.0.0.1:443"], None, "127.0.0.1: a loopback address, on this machine".to_owned()),
+            (&["[::1]:443"], None, "::1: a loopback address, on this machine".to_owned()),
         ] {
             let parsed: Vec<_> = addresses.iter().map(|one| one.parse().unwrap()).collect();
-            assert_eq!(describe("a.b", &parsed, link), format!("a.b is {expected}"));
+            assert_eq!(describe("a.b", &parsed, link), format!("a.b resolves to {expected}"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the doctor has found: a line for each step as it is done, or one JSON document at the end.
+//! The doctor's report: a line for each step as soon as it is done, or one JSON document at the end.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -6,23 +6,23 @@ use aoai_filter::config::Config;
 use serde_json::{json, Map, Value};
 
 use crate::document::Count;
-use crate::Outcome;
+use crate::outcome::Outcome;
 
-/// How a step went.
+/// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// As it should.
+    /// As expected.
     Ok,
-    /// The proxy can serve, and somebody should look at this all the same.
+    /// The proxy can serve, but something looks wrong.
     Warn,
-    /// The proxy cannot serve so.
+    /// The proxy cannot serve.
     Fail,
-    /// It was not done: it needs what has failed, or there is nothing to do.
+    /// Not done: a previous step failed, or there is nothing to do.
     Skip,
 }
 
 impl Verdict {
-    /// Its word, and the colour of it on a terminal.
+    /// Its word, and its colour on a terminal.
     fn word(self) -> (&'static str, &'static str) {
         match self {
             Self::Ok => ("ok", "\x1b[32m"),
@@ -33,17 +33,17 @@ impl Verdict {
     }
 }
 
-/// A step and what came of it.
+/// A step and its result.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) verdict: Verdict,
-    /// About whom it is: `identity default`, `backend eastus`.
+    /// What the step examines: `identity default`, `backend eastus`.
     pub(super) subject: String,
     /// What was done: `dns`, `tls`, `deployment gpt-4o`.
     pub(super) what: String,
     /// What was found, on one line.
     pub(super) text: String,
-    /// The same for programs, as far as they may want to know.
+    /// The same for programs.
     pub(super) facts: Vec<(&'static str, Value)>,
 }
 
@@ -59,7 +59,7 @@ impl Step {
         Self { verdict, subject, what, text, facts: Vec::new() }
     }
 
-    /// The same with one more fact; nothing is none.
+    /// The same with one more fact; null is not added.
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         let value = value.into();
         if !value.is_null() {
@@ -76,7 +76,7 @@ pub(super) struct Report {
     /// How wide the columns of subjects and steps are.
     widths: (usize, usize),
     steps: Vec<Step>,
-    /// Whether somebody reads it.
+    /// Whether standard output is still open.
     is_read: bool,
 }
 
@@ -87,7 +87,7 @@ impl Report {
         Self { json, colours, widths: ("configuration".len(), 0), steps: Vec::new(), is_read: true }
     }
 
-    /// Makes the columns as wide as the names of a configuration want them.
+    /// Makes the columns wide enough for the names of a configuration.
     pub(super) fn fit(&mut self, config: &Config) {
         let identities = config.credentials.iter().map(|one| "identity ".len() + one.name.len());
         let backends = config.backends.iter().map(|one| "backend ".len() + one.name.len());
@@ -100,7 +100,7 @@ impl Report {
         );
     }
 
-    /// Adds a step, and shows it.
+    /// Adds a step, and prints it.
     pub(super) fn add(&mut self, step: Step) {
         if !self.json {
             let shown = self.show(&step);
@@ -117,23 +117,23 @@ impl Report {
         writeln!(io::stdout(), "{begin}{word:4}{end}  {subject:wide$}  {what:wider$}  {text}")
     }
 
-    /// Says what follows from all steps.
+    /// Prints the summary.
     pub(super) fn finish(self) -> Outcome {
         let count = |verdict| self.steps.iter().filter(|step| step.verdict == verdict).count();
         let (problems, warnings) = (count(Verdict::Fail), count(Verdict::Warn));
-        let told = if self.json {
+        let printed = if self.json {
             self.print_json(problems, warnings)
         } else {
             let (problems, warnings) = (Count(problems, "problem"), Count(warnings, "warning"));
             match (problems.0, warnings.0) {
-                (0, 0) => writeln!(io::stdout(), "\nall is well"),
-                (0, _) => writeln!(io::stdout(), "\nall is well, with {warnings}"),
+                (0, 0) => writeln!(io::stdout(), "\nno problems found"),
+                (0, _) => writeln!(io::stdout(), "\nno problems found, {warnings}"),
                 (_, 0) => writeln!(io::stdout(), "\n{problems}"),
                 _ => writeln!(io::stdout(), "\n{problems}, {warnings}"),
             }
         };
-        match (told, self.is_read, problems) {
-            (Ok(()), true, 0) => Outcome::Fine,
+        match (printed, self.is_read, problems) {
+            (Ok(()), true, 0) => Outcome::Success,
             (Ok(()), true, _) => Outcome::Problems,
             _ => Outcome::Unusable,
         }

@@ -1,14 +1,16 @@
-//! The clusters: what signing in needs, the backends, and the pools over these.
+//! The clusters: those of identities, backends, and the pools of backends.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use aoai_filter::config::{host_and_port, Backend, Config};
 
-use super::envoy::{indented, Pool, Stage};
-use super::proof;
+use super::client_credential;
+use super::filter::Stage;
+use super::options::Options;
+use super::pools::Pool;
 use super::sign_in::{SignIn, To};
+use super::yaml::indented;
 use super::yaml::scalar;
-use super::Options;
 
 /// The Instance Metadata Service.
 /// Source: Microsoft Learn, "Azure Instance Metadata Service".
@@ -27,7 +29,10 @@ pub(super) fn clusters(
         text += &limits(index == 0);
     }
     if !pools.is_empty() {
-        text += "# A pool for each order in which a model's backends are tried: see the route's retries.\n";
+        text += "\
+# A pool for each ordered pair of a model's backends: the first attempt, the second, and then the
+# best of the rest. See the route's retries.
+";
     }
     for (index, one) in pools.iter().enumerate() {
         text += &pool(one, index == 0);
@@ -40,7 +45,7 @@ fn sign_in(one: &SignIn<'_>, options: &Options) -> String {
         To::Metadata => metadata(one.cluster, options),
         To::AppService(authority) => app_service(one.cluster, authority, options),
         To::Entra(authority) => entra(one.cluster, authority, options),
-        To::File(_) => proof::cluster(one.cluster),
+        To::File(_) => client_credential::cluster(one.cluster),
     }
 }
 
@@ -55,7 +60,7 @@ fn app_service(cluster: &str, authority: &str, options: &Options) -> String {
     let (host, port) = host_and_port(authority, 80).unwrap_or((authority, 80));
     let (comment, cluster) = match options.resolved(cluster).map(|one| one.address) {
         Some(address) => (
-            format!("# In the place of {authority}, by --resolve.\n"),
+            format!("# Instead of {authority}, by --resolve.\n"),
             single(cluster, &address.ip().to_string(), address.port(), ""),
         ),
         None => (
@@ -66,7 +71,7 @@ fn app_service(cluster: &str, authority: &str, options: &Options) -> String {
     format!(
         "\
 {comment}{cluster}  \
-  # The platform's own secret, from the environment: neither the document nor the filter has it.
+  # The platform's secret, which Envoy reads from its environment: it is not in the document.
   typed_extension_protocol_options:
     envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
       \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
@@ -89,7 +94,7 @@ fn app_service(cluster: &str, authority: &str, options: &Options) -> String {
 
 fn entra(cluster: &str, authority: &str, options: &Options) -> String {
     let (host, port) = host_and_port(authority, 443).unwrap_or((authority, 443));
-    let comment = "# Entra ID, which gives tokens for a proof.\n";
+    let comment = "# Entra ID, which issues tokens for a client assertion or client secret.\n";
     secure(&Place { cluster, authority, host, port, name: cluster, metadata: "" }, comment, options)
 }
 
@@ -109,18 +114,18 @@ fn backend(backend: &Backend, options: &Options) -> String {
     secure(&place, "", options)
 }
 
-/// What speaks TLS, and where the document says that it is.
+/// A TLS endpoint, and its address in the document.
 struct Place<'a> {
     cluster: &'a str,
     authority: &'a str,
     host: &'a str,
     port: u16,
-    /// What it is called for `--resolve`.
+    /// Its name in `--resolve`.
     name: &'a str,
     metadata: &'a str,
 }
 
-/// By its own name, with TLS and a checked certificate; or where `--resolve` says.
+/// A cluster with TLS that verifies the certificate, at its own name or where `--resolve` says.
 fn secure(place: &Place<'_>, comment: &str, options: &Options) -> String {
     let Place { cluster, authority, host, port, name, metadata } = *place;
     let Some(resolved) = options.resolved(name) else {
@@ -134,11 +139,11 @@ fn secure(place: &Place<'_>, comment: &str, options: &Options) -> String {
         let tls = tls(host, &options.ca);
         format!("# {authority} at this address, by --resolve.\n{at}{tls}")
     } else {
-        format!("# In the place of {authority}, by --resolve: no TLS.\n{at}")
+        format!("# Instead of {authority}, by --resolve: no TLS.\n{at}")
     }
 }
 
-/// A cluster with one endpoint: an IP address, or a name that is looked up.
+/// A cluster with one endpoint: an IP address, or a host name.
 fn single(cluster: &str, host: &str, port: u16, metadata: &str) -> String {
     let lookup = if host.parse::<IpAddr>().is_ok() {
         "  type: STATIC\n"
@@ -159,7 +164,7 @@ fn single(cluster: &str, host: &str, port: u16, metadata: &str) -> String {
     )
 }
 
-/// Who answers proves to be the one of this name.
+/// TLS that verifies the server's certificate for this host name.
 fn tls(host: &str, ca: &str) -> String {
     let (host, ca) = (scalar(host), scalar(ca));
     format!(
@@ -177,14 +182,14 @@ fn tls(host: &str, ca: &str) -> String {
     )
 }
 
-/// Envoy's own limits, 1024 requests and 3 retries at once for a cluster, are far below what streams
-/// that last for minutes need: Azure's quotas are the limit here.
+/// Envoy's default limits, 1024 requests and 3 retries at once for a cluster, are too low for streams
+/// that last for minutes: Azure's quotas are the limit here.
 fn limits(first: bool) -> String {
     if !first {
         return "  circuit_breakers: *limits\n".to_owned();
     }
     "  \
-  # Azure's quotas are the limit, not Envoy's 1024 requests and 3 retries at once.
+  # Azure's quotas are the limit, not Envoy's default of 1024 requests and 3 retries at once.
   circuit_breakers: &limits
     thresholds:
     - max_connections: 65536

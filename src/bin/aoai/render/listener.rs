@@ -1,12 +1,13 @@
-//! The listener: where callers come in, the gateway stage, and the one route.
+//! The listener: its address, the gateway stage, and the routes to clusters of backends.
 
 use std::net::IpAddr;
 
-use aoai_filter::config::{Config, TlsFiles};
+use aoai_filter::config::{Config, TlsFiles, BACKEND_CLUSTER_PREFIX, POOL_PREFIX};
 
-use super::envoy::{Pool, Stage};
+use super::filter::Stage;
+use super::options::Options;
+use super::pools::Pool;
 use super::yaml::scalar;
-use super::Options;
 
 /// The listener as an item of a list, on the level of `listeners`.
 pub(super) fn listener(
@@ -18,21 +19,21 @@ pub(super) fn listener(
     let listener = &config.listener;
     let port = options.listener_port.unwrap_or(listener.port);
     let address = scalar(&listener.address.to_string());
-    // Without it, `::` would leave out callers of IPv4.
+    // Without it, `::` would not accept IPv4.
     let both = match listener.address {
         IpAddr::V6(address) if address.is_unspecified() => ", ipv4_compat: true",
         _ => "",
     };
     let body_limit = listener.body_limit;
     let tls = listener.tls.as_ref().map(tls).unwrap_or_default();
-    let route = route(pools);
+    let routes = routes(config, pools);
     let gateway = gateway.filter(10);
     format!(
         "  \
   - name: aoai
     address:
       socket_address: {{address: {address}, port_value: {port}{both}}}
-    # How much of a body is held back: until its model is known, and for another attempt.
+    # How much of a body Envoy buffers: until its model is known, and for another attempt.
     per_connection_buffer_limit_bytes: {body_limit}
     filter_chains:
     - name: aoai
@@ -42,17 +43,30 @@ pub(super) fn listener(
           \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: aoai
           use_remote_address: true
-          # A reasoning model may say nothing for minutes.
+          # A reasoning model may send nothing for minutes.
           stream_idle_timeout: 900s
           upgrade_configs: [{{upgrade_type: websocket}}]
+          # Only the filter chooses a cluster: what a caller sends in this header reaches nothing, not
+          # even where the filter is missing.
+          early_header_mutation_extensions:
+          - name: envoy.http.early_header_mutation.header_mutation
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
+              mutations: [{{remove: x-aoai-cluster}}]
           route_config:
+            # A route adds its header after the virtual host has removed a backend's.
+            most_specific_header_mutations_wins: true
             virtual_hosts:
             - name: aoai
               domains: [\"*\"]
+              # Callers get these headers from Envoy and the filter only.
+              response_headers_to_remove: [x-aoai-attempts, x-aoai-backend, x-aoai-cluster, x-aoai-diagnosis, x-aoai-reason, x-aoai-retry]
+              response_headers_to_add:
+              - header: {{key: x-aoai-backend, value: \"%UPSTREAM_METADATA(aoai:backend)%\"}}
+                append_action: OVERWRITE_IF_EXISTS_OR_ADD
+              # Clusters of backends and pools, and no others.
               routes:
-              - match: {{prefix: /}}
-{route}                request_headers_to_remove: [x-aoai-cluster]
-          http_filters:
+{routes}          http_filters:
 {gateway}          - name: envoy.filters.http.router
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
@@ -78,19 +92,34 @@ fn tls(files: &TlsFiles) -> String {
     )
 }
 
-/// Where the gateway stage says. With pools, attempts go on to the next backend, at once and before
-/// the first byte of an answer, where the backend stage or a connection says so.
-fn route(pools: &[Pool<'_>]) -> String {
+/// A route for each kind of cluster that the gateway stage may name: without the filter, and for other
+/// clusters, there is no route.
+fn routes(config: &Config, pools: &[Pool<'_>]) -> String {
+    let custom = config.backends.iter().map(|backend| backend.cluster.as_str());
+    let custom = custom.filter(|cluster| !cluster.starts_with(BACKEND_CLUSTER_PREFIX));
+    let singles =
+        std::iter::once(("prefix", BACKEND_CLUSTER_PREFIX)).chain(custom.map(|one| ("exact", one)));
+    let mut text = pool_route(pools);
+    for (kind, name) in singles {
+        let route = "                route: {cluster_header: x-aoai-cluster, timeout: 0s}\n";
+        text += &matched(kind, name, route);
+    }
+    text
+}
+
+/// The route of the pools, where there are any: Envoy retries at the next backend, at once and before the
+/// first byte of a response, where the backend stage marks the response or a connection fails.
+fn pool_route(pools: &[Pool<'_>]) -> String {
     let Some(longest) = pools.iter().map(|pool| pool.order.len()).max() else {
-        return "                route: {cluster_header: x-aoai-cluster, timeout: 0s}\n".to_owned();
+        return String::new();
     };
     let retries = longest.saturating_sub(1);
-    format!(
+    let route = format!(
         "                \
                 route:
                   cluster_header: x-aoai-cluster
                   timeout: 0s
-                  # From one backend of a pool to the next, at once, until the first byte of an answer.
+                  # From one backend of a pool to the next, at once, until the first byte of a response.
                   retry_policy:
                     retry_on: retriable-headers,connect-failure,refused-stream,reset
                     retriable_headers: [{{name: x-aoai-retry, present_match: true}}]
@@ -101,6 +130,21 @@ fn route(pools: &[Pool<'_>]) -> String {
                       typed_config:
                         \"@type\": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig
                         update_frequency: 1
+                response_headers_to_add:
+                - header: {{key: x-aoai-attempts, value: \"%UPSTREAM_REQUEST_ATTEMPT_COUNT%\"}}
+                  append_action: OVERWRITE_IF_EXISTS_OR_ADD
+"
+    );
+    matched("prefix", POOL_PREFIX, &route)
+}
+
+/// A route to the clusters whose name matches.
+fn matched(kind: &str, name: &str, route: &str) -> String {
+    let name = scalar(name);
+    format!(
+        "              \
+              - match: {{prefix: /, headers: [{{name: x-aoai-cluster, string_match: {{{kind}: {name}}}}}]}}
+{route}                request_headers_to_remove: [x-aoai-cluster, x-envoy-external-address, x-forwarded-for, x-request-id]
 "
     )
 }

@@ -1,4 +1,4 @@
-//! `--resolve`: something of the document at another address than its own.
+//! `--resolve`: another address for a backend or a cluster of the document.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -7,13 +7,12 @@ use aoai_filter::config::Config;
 
 use super::sign_in::{SignIn, To};
 
-/// A backend, or a cluster that an identity calls, and where it is reached.
+/// A backend, or a cluster of an identity, and its address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Resolve {
     name: String,
-    /// Where.
     pub(crate) address: SocketAddr,
-    /// Whether it speaks TLS there, and proves its own name as ever.
+    /// Whether the connection uses TLS. The certificate must be valid for the host name in the document.
     pub(crate) tls: bool,
 }
 
@@ -21,7 +20,7 @@ impl FromStr for Resolve {
     type Err = ResolveError;
 
     fn from_str(text: &str) -> Result<Self, ResolveError> {
-        // Clusters of a mesh may have any name; addresses have no equals sign.
+        // Names of clusters may contain an equals sign; addresses do not.
         let (name, place) = text.rsplit_once('=').ok_or(ResolveError::Form)?;
         let (address, tls) = match place.strip_prefix("https://") {
             Some(address) => (address, true),
@@ -35,12 +34,12 @@ impl FromStr for Resolve {
     }
 }
 
-/// Where a backend or a cluster is instead of where the document says.
+/// The address of a backend or a cluster, where `--resolve` sets one.
 pub(crate) fn resolved<'r>(all: &'r [Resolve], name: &str) -> Option<&'r Resolve> {
     all.iter().find(|one| one.name == name)
 }
 
-/// Each `--resolve` names one thing of the document, and none twice.
+/// Checks that each `--resolve` names exactly one backend or cluster, and none twice.
 pub(crate) fn check(
     all: &[Resolve],
     config: &Config,
@@ -66,25 +65,29 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Why a `--resolve` does not work.
+/// Why a `--resolve` cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ResolveError {
     #[error("expected NAME=IP:PORT, such as eastus=127.0.0.1:18001, or NAME=https://IP:PORT")]
     Form,
     #[error(
-        "{address} is not on this machine; there is no TLS on the way, and what travels it has the \
-         proxy's token: expected an address such as 127.0.0.1:18001, or https://{address}"
+        "{address} is not on this machine, and without TLS the proxy's token would be sent there in \
+         clear text: expected an address such as 127.0.0.1:18001, or https://{address}"
     )]
     NotLoopback { address: SocketAddr },
-    #[error("--resolve {name}: the document has no backend of this name, and no identity whose cluster it is")]
+    #[error("--resolve {name}: the document has neither a backend nor a cluster of an identity with this name")]
     Unknown { name: String },
-    #[error("--resolve {name}: a backend and a cluster of an identity have this name; rename one")]
+    #[error(
+        "--resolve {name}: both a backend and a cluster of an identity have this name; rename one"
+    )]
     Ambiguous { name: String },
     #[error("--resolve {name}: given twice; keep one")]
     Twice { name: String },
-    #[error("--resolve {name}: Envoy itself serves it, from a file that the document names")]
+    #[error(
+        "--resolve {name}: Envoy itself serves this cluster, from a file that the document names"
+    )]
     File { name: String },
-    #[error("--resolve {name}: it speaks no TLS; leave out https://")]
+    #[error("--resolve {name}: this endpoint does not use TLS; remove https://")]
     NoTls { name: String },
 }
 
@@ -93,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_tls_there_is_this_machine_alone() {
+    fn without_tls_only_addresses_of_this_machine_are_accepted() {
         let at = |name: &str, address: &str, tls| {
             Ok(Resolve { name: name.to_owned(), address: address.parse().unwrap(), tls })
         };

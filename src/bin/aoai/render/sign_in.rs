@@ -1,38 +1,40 @@
-//! What signing in needs: the clusters of the document's identities, each once.
+//! The clusters of the document's identities, each once.
 
 use std::fmt;
 
-use aoai_filter::config::{Application, Config, Credential, Identity, Problem, Problems, Proof};
+use aoai_filter::config::{
+    Application, ClientCredential, Config, Credential, Identity, Problem, Problems,
+};
 
 /// Where the webhook of AKS puts the projected token, since its version 1.6.
 const TOKEN_FILE: &str = "/var/run/secrets/azure/wi/token/azure-identity-token";
 
-/// What is wrong with a client secret whose file the document does not name.
+/// The problem of a client secret whose file the document does not name.
 const MISSING: &str =
-    "missing; expected the path of the file that has the client secret, which Envoy is to serve to the filter";
+    "missing; expected the path of the file that contains the client secret, which Envoy serves to the filter";
 
-/// A cluster that identities call.
+/// A cluster of one or more identities.
 pub(crate) struct SignIn<'c> {
     pub(crate) cluster: &'c str,
     pub(crate) to: To<'c>,
-    /// Who needs it, the first one of them.
+    /// The path of the first identity that uses it.
     user: String,
 }
 
-/// What a cluster leads to.
+/// The endpoint of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum To<'c> {
-    /// The Instance Metadata Service, or what speaks its protocol.
+    /// The Instance Metadata Service, or an endpoint with its protocol.
     Metadata,
     /// The platform of an app, by its authority.
     AppService(&'c str),
     /// Entra ID, by its authority.
     Entra(&'c str),
-    /// A file, by way of a listener of Envoy's own.
+    /// A file, which an internal listener of Envoy serves.
     File(&'c str),
 }
 
-/// In a problem. A file's path is left out: its content may stand there by mistake.
+/// For problems. A file's path is not shown: it may be the secret itself by mistake.
 impl fmt::Display for To<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,8 +46,8 @@ impl fmt::Display for To<'_> {
     }
 }
 
-/// The clusters of all identities that backends sign in with. Identities may share a cluster, as long
-/// as it leads to the same.
+/// The clusters of all identities that backends use. Identities may share a cluster, if it leads to the
+/// same endpoint.
 pub(crate) fn sign_ins(config: &Config) -> Result<Vec<SignIn<'_>>, Problems> {
     let mut found: Vec<SignIn<'_>> = Vec::new();
     let mut problems = Vec::new();
@@ -74,7 +76,7 @@ pub(crate) fn sign_ins(config: &Config) -> Result<Vec<SignIn<'_>>, Problems> {
 }
 
 impl SignIn<'_> {
-    /// The problem of somebody whose cluster of this name leads to something else.
+    /// The problem of another identity, whose cluster of this name leads to another endpoint.
     fn contradicts(&self, here: To<'_>) -> String {
         let Self { cluster, to: there, user } = self;
         let here = match (there, here) {
@@ -82,13 +84,13 @@ impl SignIn<'_> {
             _ => here.to_string(),
         };
         format!(
-            "{cluster:?} is also a cluster of {user}, where it leads to {there}, and here to {here}; \
-             expected one of its own"
+            "{cluster:?} is also a cluster of {user}, where it leads to {there}; here it leads to \
+             {here}; expected another cluster"
         )
     }
 }
 
-/// Where an identity stands in the document.
+/// The path of an identity in the document.
 fn user(credential: &Credential) -> String {
     match credential.name.as_str() {
         "default" => "identity".to_owned(),
@@ -97,12 +99,12 @@ fn user(credential: &Credential) -> String {
     }
 }
 
-/// A cluster that an identity calls.
+/// A cluster that an identity uses.
 struct Need<'c> {
-    /// In which field the document has what is wrong with it, if anything is.
+    /// The field of the document for problems with this cluster.
     field: &'static str,
     cluster: &'c str,
-    /// What it leads to; `None` for a file that nobody knows.
+    /// Its endpoint; `None` where the document does not name the file.
     to: Option<To<'c>>,
 }
 
@@ -116,24 +118,25 @@ fn needs(identity: &Identity) -> Vec<Need<'_>> {
             vec![need("app_service.cluster", cluster, Some(To::AppService(authority)))]
         }
         Identity::Application(application) => {
-            let Application { cluster, authority, proof_cluster, proof_file, .. } = application;
-            let file = proof_file.as_deref();
-            let (entra, proof, file) = match application.proof {
-                Proof::FederatedToken => (
+            let Application { cluster, authority, credential_cluster, credential_file, .. } =
+                application;
+            let file = credential_file.as_deref();
+            let (entra, credential, file) = match application.credential {
+                ClientCredential::Assertion => (
                     "workload_identity.cluster",
                     "workload_identity.token_cluster",
                     Some(file.unwrap_or(TOKEN_FILE)),
                 ),
-                Proof::ClientSecret if file.is_none() => {
+                ClientCredential::Secret if file.is_none() => {
                     ("client_secret.cluster", "client_secret.secret_file", None)
                 }
-                Proof::ClientSecret => {
+                ClientCredential::Secret => {
                     ("client_secret.cluster", "client_secret.secret_cluster", file)
                 }
             };
             vec![
                 need(entra, cluster, Some(To::Entra(authority))),
-                need(proof, proof_cluster, file.map(To::File)),
+                need(credential, credential_cluster, file.map(To::File)),
             ]
         }
     }

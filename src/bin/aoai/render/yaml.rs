@@ -1,4 +1,4 @@
-//! Pieces of YAML: what a user wrote, so that every reader of YAML takes it for the same.
+//! Pieces of YAML: a document's values, written so that every YAML parser reads the same.
 
 use std::net::IpAddr;
 
@@ -7,14 +7,14 @@ use aoai_filter::config::Node;
 /// A line that is longer is split, where it can be.
 const WIDTH: usize = 100;
 
-/// Words that some reader of YAML takes for something else than a text.
+/// Words that some YAML parsers do not read as strings.
 const WORDS: [&str; 13] =
     ["true", "false", "yes", "no", "on", "off", "y", "n", "null", "nan", "inf", "infinity", "none"];
 
 /// Units of the document's numbers.
 const UNITS: [&str; 5] = ["ms", "s", "m", "KiB", "MiB"];
 
-/// A text on one line: in quotes, unless nobody could take it for anything else.
+/// A string on one line: in quotes, unless every YAML parser reads it as a string without them.
 pub(super) fn scalar(text: &str) -> String {
     if is_plain(text) {
         return text.to_owned();
@@ -48,6 +48,11 @@ fn is_plain(text: &str) -> bool {
         && !WORDS.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
+/// Each line of a text, further to the right.
+pub(super) fn indented(text: &str, by: usize) -> String {
+    text.lines().map(|line| format!("{}{line}\n", " ".repeat(by))).collect()
+}
+
 /// The fields of an object, a line for each that fits on one. Every line ends, and is indented by
 /// this many spaces.
 pub(super) fn fields(object: &Node, indent: usize) -> String {
@@ -72,7 +77,7 @@ fn push_value(text: &mut String, node: &Node, indent: usize, column: usize) {
                 *text += &format!("{}-", " ".repeat(indent));
                 match item {
                     Node::Object(fields) if !is_flat(fields) || !fits(item, indent + 1) => {
-                        // The first field stands beside the dash.
+                        // The first field is on the line of the dash.
                         text.push(' ');
                         *text += self::fields(item, indent + 2).trim_start_matches(' ');
                     }
@@ -119,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_be_something_else_is_in_quotes() {
+    fn ambiguous_strings_are_in_quotes() {
         for (text, expected) in [
             ("aoai_eastus", "aoai_eastus"),
             ("contoso-eastus.openai.azure.com", "contoso-eastus.openai.azure.com"),

@@ -1,0 +1,68 @@
+//! The options of `aoai render`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use aoai_filter::config::Config;
+use clap::Args;
+
+use super::resolve::{self, Resolve, ResolveError};
+use super::sign_in::{SignIn, To};
+
+/// Options: what the document does not contain.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// A YAML or JSON file, or - for standard input
+    pub(super) file: PathBuf,
+    /// The path of the module on the machine where Envoy runs
+    #[arg(long, value_name = "PATH", default_value = "dist/aoai_filter.wasm")]
+    pub(super) wasm: String,
+    /// Listen on this port instead of the document's; 0 lets the operating system choose
+    #[arg(long, value_name = "PORT")]
+    pub(super) listener_port: Option<u16>,
+    /// The port of the admin interface, on loopback; 0 lets the operating system choose
+    #[arg(long, value_name = "PORT", default_value_t = 9901)]
+    pub(super) admin_port: u16,
+    /// The address of the endpoint of managed identities [default: 169.254.169.254:80]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(super) identity: Option<SocketAddr>,
+    /// The CA bundle that server certificates are verified against, a PEM file
+    #[arg(long, value_name = "PATH", default_value = "/etc/ssl/certs/ca-certificates.crt")]
+    pub(super) ca: String,
+    /// Reach a backend, or an identity's cluster, at this address. Repeatable
+    ///
+    /// NAME is the name of a backend or of a cluster. NAME=IP:PORT connects to a port of this machine
+    /// without TLS, for tests. NAME=https://IP:PORT connects to any address with TLS: the certificate
+    /// must be valid for the host name in the document.
+    #[arg(long, value_name = "NAME=IP:PORT")]
+    pub(super) resolve: Vec<Resolve>,
+}
+
+impl Options {
+    /// The address of a backend or a cluster, where `--resolve` sets one.
+    pub(super) fn resolved(&self, name: &str) -> Option<&Resolve> {
+        resolve::resolved(&self.resolve, name)
+    }
+
+    pub(super) fn check(
+        &self,
+        config: &Config,
+        sign_ins: &[SignIn<'_>],
+    ) -> Result<(), OptionError> {
+        if self.identity.is_some() && sign_ins.iter().all(|one| one.to != To::Metadata) {
+            return Err(OptionError::NoMetadata);
+        }
+        Ok(resolve::check(&self.resolve, config, sign_ins)?)
+    }
+}
+
+/// Why an option does not fit the document.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OptionError {
+    #[error(
+        "--identity: no backend uses a managed_identity; for identities of other kinds see --resolve"
+    )]
+    NoMetadata,
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+}

@@ -1,0 +1,251 @@
+//! The types of a configuration: values that cannot be invalid, because only the readers beside this file
+//! make them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::endpoint::Endpoint;
+use crate::base::digest::Digest;
+use crate::base::round_robin::RoundRobin;
+
+/// A whole, valid configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The identities with which the proxy signs in to Azure: never empty.
+    pub credentials: Vec<Credential>,
+    /// How long a request waits for a token when none is ready.
+    pub token_wait: Duration,
+    /// Where callers reach the gateway. The module itself has no use for it.
+    pub listener: Listener,
+    /// When a backend goes into cooldown, and how long a request tries others.
+    pub failover: Failover,
+    /// The subscriptions, by the digests of their keys.
+    pub subscriptions: BTreeMap<Digest, Arc<Subscription>>,
+    /// Azure OpenAI resources, in the document's order.
+    pub backends: Vec<Arc<Backend>>,
+    /// What callers ask for, by name.
+    pub models: BTreeMap<String, Arc<Model>>,
+    /// The affinities of all models, each once.
+    pub affinities: Vec<Affinity>,
+}
+
+/// What the proxy signs in to some of its backends with: an identity, and the audience of its tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Its name in the document, in metrics and in logs: `default`, or a name of `identities`.
+    pub name: String,
+    /// The identity.
+    pub identity: Identity,
+    /// The audience of its tokens, such as `https://cognitiveservices.azure.com`.
+    pub audience: String,
+}
+
+/// How the proxy authenticates to Azure. Exactly one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// The managed identity of the machine, from IMDS or an endpoint that speaks its protocol.
+    Managed {
+        /// The Envoy cluster that reaches the endpoint.
+        cluster: String,
+        /// Which of the machine's identities.
+        selector: IdentitySelector,
+    },
+    /// The managed identity of an App Service, a function app or a container app. Envoy adds the
+    /// header `X-IDENTITY-HEADER` on the way.
+    AppService {
+        /// The Envoy cluster that reaches the endpoint.
+        cluster: String,
+        /// The host and port of the endpoint.
+        authority: String,
+        /// Its path.
+        path: String,
+        /// Which of the app's identities.
+        selector: IdentitySelector,
+    },
+    /// An application of Entra ID with a client credential of its own.
+    Application(Application),
+}
+
+/// An application of Entra ID (a service principal) and its client credential (RFC 7521).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Application {
+    /// The Envoy cluster that reaches Entra ID.
+    pub cluster: String,
+    /// Entra ID's host.
+    pub authority: String,
+    /// The tenant: a GUID, or a domain.
+    pub tenant: String,
+    /// The application's id.
+    pub client_id: String,
+    /// What it authenticates with.
+    pub credential: ClientCredential,
+    /// The Envoy cluster that serves the client credential, which Envoy reads from a file.
+    pub credential_cluster: String,
+    /// Where that file is, for the bootstrap that the tool renders.
+    pub credential_file: Option<String>,
+}
+
+/// What an application authenticates with to Entra ID (RFC 7521).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCredential {
+    /// A client assertion: a service account's token, for which the application has a federated
+    /// credential.
+    Assertion,
+    /// A client secret.
+    Secret,
+}
+
+impl Identity {
+    /// The Envoy clusters that it needs.
+    pub fn clusters(&self) -> Vec<&str> {
+        match self {
+            Self::Managed { cluster, .. } | Self::AppService { cluster, .. } => vec![cluster],
+            Self::Application(application) => {
+                vec![&application.cluster, &application.credential_cluster]
+            }
+        }
+    }
+}
+
+/// Which managed identity is meant, where a machine has several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentitySelector {
+    /// The one that Azure gave to the machine itself.
+    SystemAssigned,
+    /// A user-assigned identity by its application id.
+    ClientId(String),
+    /// A user-assigned identity by its principal's object id.
+    ObjectId(String),
+    /// A user-assigned identity by its ARM resource id.
+    ResourceId(String),
+}
+
+/// Where callers reach the gateway, in the bootstrap that the tool renders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The address that it listens at; by default this machine's own, which others cannot reach.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// Its certificate and private key; without them, keys travel in clear text.
+    pub tls: Option<TlsFiles>,
+    /// How many bytes of a body it holds back: for a model at the body's end, and for a retry.
+    pub body_limit: u32,
+}
+
+/// PEM files on the proxy's machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The path of the certificate and its chain.
+    pub certificate: String,
+    /// The path of its private key.
+    pub key: String,
+}
+
+/// When a backend goes into cooldown, and how long a request tries others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// The cooldown after a 429 that contains no time; each further one in a row doubles it.
+    pub cooldown: Duration,
+    /// The longest cooldown, whether doubled or given by a 429: never less than `cooldown`.
+    pub longest_cooldown: Duration,
+    /// How many 5xx responses or failed connections in a row put a backend into cooldown.
+    pub failures_in_a_row: u32,
+    /// No further attempt starts later than this after a backend first had the whole request.
+    pub retry_within: Duration,
+}
+
+/// A consumer and what it may do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The name that shows in metrics and logs.
+    pub id: String,
+    /// The models that it may ask for.
+    pub models: ModelScope,
+    /// The kinds of operation that it may call.
+    pub operations: OperationScope,
+    /// Whether an operator has switched it off.
+    pub suspended: bool,
+    /// When it begins to be valid.
+    pub not_before: Option<SystemTime>,
+    /// When it is no longer valid.
+    pub expires_at: Option<SystemTime>,
+    /// The backend of its requests that name no model: one of those that serve a model of its scope, by
+    /// rendezvous hashing of its id.
+    pub default_backend: Arc<Backend>,
+}
+
+/// Which models a subscription may ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ModelScope {
+    /// `["*"]`: all of the document's models.
+    All,
+    /// These, sorted by name.
+    Only(Vec<String>),
+}
+
+/// Which kinds of operation a subscription may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OperationScope {
+    /// Chat completions, embeddings and whatever else leaves nothing behind.
+    pub inference: bool,
+    /// What reads or changes what other callers may have stored on the Azure resource.
+    pub resources: bool,
+}
+
+/// An Azure OpenAI resource.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name in this document, in metrics and in `x-aoai-backend`.
+    pub name: String,
+    /// Its URL.
+    pub endpoint: Endpoint,
+    /// Its position in [`Config::backends`].
+    pub position: usize,
+    /// The Envoy cluster that reaches it.
+    pub cluster: String,
+    /// What the proxy signs in to it with: the position in [`Config::credentials`].
+    pub credential: usize,
+}
+
+/// What callers ask for, and the backends that serve it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The name that callers use.
+    pub name: String,
+    /// What makes its requests prefer one of its backends.
+    pub affinity: Option<Affinity>,
+    /// The backends that serve it: never empty, ordered by priority and then as the document has them.
+    pub placements: Vec<Placement>,
+    /// Counts its requests, for weights.
+    pub round_robin: RoundRobin,
+}
+
+/// What requests have in common that prefer the same backend, such as one that has their prompt's
+/// beginning in its cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Affinity {
+    /// The value of this field of a JSON body, one of [`AFFINITY_FIELDS`].
+    Body(&'static str),
+    /// The value of this header; its name is in lower case.
+    Header(String),
+}
+
+/// A model's place on one backend.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The resource.
+    pub backend: Arc<Backend>,
+    /// The deployment's name there.
+    pub deployment: String,
+    /// Lower numbers are used first.
+    pub priority: u32,
+    /// The share of requests within a priority, at least 1.
+    pub weight: u32,
+}
+
+/// The fields of a JSON body that an affinity may use: equal for requests whose prompts begin with the
+/// same text (OpenAI's API reference; `prompt_cache_key` replaces `user`).
+pub const AFFINITY_FIELDS: [&str; 2] = ["prompt_cache_key", "user"];

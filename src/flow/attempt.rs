@@ -1,0 +1,362 @@
+//! One attempt at one of a pool's backends: the backend stage.
+//!
+//! It has no configuration: what it does, the request says. The first attempt leaves as the gateway stage
+//! wrote it; a later one is written anew for its backend.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use super::gateway::note_that_modules_differ;
+use super::host::Host;
+use super::measure::{AttemptResult, Counter};
+use super::pool_request::{LastAttempt, PoolReference, PoolRequest, PoolRequests};
+use super::step::{Changes, Message, Step, Then};
+use super::store;
+use super::tokens::bearer_value;
+use crate::base::header::RETRY;
+use crate::identity::cache::{Readiness, Slot};
+use crate::identity::IdentityError;
+use crate::reply::Reply;
+use crate::request::body::edit::{BodyEdit, BodyEditor, Piece};
+use crate::routing::cooldown::{Availability, Cooldowns, Evidence, Outcome};
+use crate::routing::plan::{Attempt, DetachedPlan};
+use crate::routing::{retry_after, RoutingError};
+
+/// How far an attempt has come.
+#[derive(Debug)]
+pub enum AttemptFlow {
+    /// Nothing is known of it.
+    New(Rc<PoolRequests>),
+    /// It is on its way to its backend, and there is no response.
+    Sent(Sent),
+    /// Its response has begun, or it has got a local reply.
+    Ended,
+}
+
+/// What happens to an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptEvent {
+    /// The request's head is about to be sent, and is all there is where it has `ended`.
+    Head {
+        /// Whether there is no body.
+        ended: bool,
+    },
+    /// A piece of its body is.
+    Body {
+        /// How many bytes the host holds, this piece included.
+        size: usize,
+        /// Whether this is the last piece.
+        ended: bool,
+    },
+    /// Its trailers are.
+    Trailers,
+    /// The head of the response has come.
+    ResponseHead,
+    /// The attempt is over.
+    End,
+}
+
+/// An attempt on its way.
+#[derive(Debug)]
+pub struct Sent {
+    backend: String,
+    request: Request,
+    editor: Option<BodyEditor>,
+}
+
+/// Of which request it is.
+#[derive(Debug)]
+enum Request {
+    /// Of one of this module's, which was found by this.
+    Shared(Rc<RefCell<PoolRequest>>, PoolReference),
+    /// Of another module's, by what that left.
+    Detached { plan: DetachedPlan, number: usize, began: SystemTime },
+    /// Of another module's, which did not know of this one: it leaves as that wrote it.
+    Foreign,
+}
+
+impl AttemptFlow {
+    /// The state after an event, and what becomes of the message at hand.
+    pub fn on(self, event: AttemptEvent, host: &dyn Host) -> (Self, Step) {
+        let message = match event {
+            AttemptEvent::ResponseHead => Message::Response,
+            _ => Message::Request,
+        };
+        let mut changes = Changes::default();
+        let (next, then) = match (self, event) {
+            (Self::New(requests), AttemptEvent::Head { ended }) => {
+                match begin(&requests, host, &mut changes) {
+                    Ok(mut sent) => {
+                        sent.whole(host, ended);
+                        (Self::Sent(sent), Then::Continue)
+                    }
+                    Err(reply) => {
+                        host.add(Counter::Replied(reply.reason), 1);
+                        (Self::Ended, Then::Reply(reply))
+                    }
+                }
+            }
+            (Self::Sent(mut sent), AttemptEvent::Body { size, ended }) => {
+                sent.whole(host, ended);
+                let then = sent.edit(&mut changes, size);
+                (Self::Sent(sent), then)
+            }
+            (Self::Sent(mut sent), AttemptEvent::Trailers) => {
+                sent.whole(host, true);
+                (Self::Sent(sent), Then::Continue)
+            }
+            (Self::Sent(sent), AttemptEvent::ResponseHead) => {
+                sent.response(host, &mut changes);
+                (Self::Ended, Then::Continue)
+            }
+            (Self::Sent(sent), AttemptEvent::End) => {
+                sent.give_up(host, &mut changes);
+                (Self::Ended, Then::Continue)
+            }
+            (flow, _) => (flow, Then::Continue),
+        };
+        (next, Step { message, changes, then })
+    }
+}
+
+/// Begins an attempt: finds its request, and writes it for the backend that Envoy has chosen.
+fn begin(requests: &PoolRequests, host: &dyn Host, changes: &mut Changes) -> Result<Sent, Reply> {
+    let reference = host.pool_reference().and_then(|bytes| PoolReference::from_bytes(&bytes));
+    let reference = reference.ok_or(RoutingError::UnknownBackend)?;
+    let backend = host.upstream_backend().ok_or(RoutingError::UnknownBackend)?;
+    if let Some(request) = requests.find(&reference) {
+        let edit = {
+            let mut request = request.borrow_mut();
+            let begun = next_attempt(&mut request, &backend, host, changes);
+            request.last = match &begun {
+                Ok(_) => LastAttempt::Pending { backend: backend.clone() },
+                Err(reply) => LastAttempt::Replied(reply.reason),
+            };
+            begun?
+        };
+        let request = Request::Shared(request, reference);
+        return Ok(Sent { backend, request, editor: edit.map(BodyEditor::new) });
+    }
+    let now = host.now();
+    note_that_modules_differ(host, now);
+    match reference.plan {
+        Some(plan) => detached_attempt(plan, backend, host, changes, now),
+        None if reference.first == backend => {
+            Ok(Sent { backend, request: Request::Foreign, editor: None })
+        }
+        None => Err(RoutingError::NoBackendLeft.into()),
+    }
+}
+
+/// The next attempt at a request, and what changes in its body.
+fn next_attempt(
+    request: &mut PoolRequest,
+    backend: &str,
+    host: &dyn Host,
+    changes: &mut Changes,
+) -> Result<Option<BodyEdit>, Reply> {
+    request.attempts += 1;
+    let gateway = Rc::clone(&request.gateway);
+    let placement = request.plan.model.on(backend).ok_or(RoutingError::UnknownBackend)?;
+    if request.attempts == 1 && request.written_for == backend {
+        return Ok(None);
+    }
+    let now = host.now();
+    if let LastAttempt::Pending { backend } = &request.last {
+        // Envoy goes on by itself where there was no response, and from a pool's end to its beginning,
+        // too. Where there was one, it has been decided then.
+        host.add(Counter::Attempt { backend, result: AttemptResult::Failed }, 1);
+        if request.is_backends_failure() {
+            request.failed.push(backend.clone());
+        }
+        if !may_move_on(request, request.attempts - 1, host, now) {
+            return Err(RoutingError::NoBackendLeft.into());
+        }
+    }
+    let bearer = gateway.tokens_for(&placement.backend)?.newest(host, now)?;
+    let bearer = bearer.ok_or(IdentityError::Unavailable { wait: super::tokens::IDLE })?;
+    let attempt = request.plan.attempt(backend)?;
+    let edit = attempt.body.clone();
+    write(attempt, changes);
+    changes.set("authorization", bearer.value.expose());
+    request.bearer = bearer;
+    request.written_for = backend.to_owned();
+    Ok(edit)
+}
+
+/// Writes a head for an attempt.
+fn write(attempt: Attempt<'_>, changes: &mut Changes) {
+    changes.set(":authority", attempt.authority.as_bytes());
+    changes.set(":path", attempt.path.into_owned());
+    if let Some(length) = attempt.content_length {
+        changes.set("content-length", length.to_string());
+    }
+}
+
+/// An attempt at a request whose gateway stage is of another module.
+fn detached_attempt(
+    plan: DetachedPlan,
+    backend: String,
+    host: &dyn Host,
+    changes: &mut Changes,
+    now: SystemTime,
+) -> Result<Sent, Reply> {
+    let (number, planned) = plan.attempt(&backend).ok_or(RoutingError::UnknownBackend)?;
+    let mut editor = None;
+    // The first leaves as it was written, and Envoy may come back to its backend from the pool's end.
+    if number > 1 || !is_written_for(&planned.attempt, host) {
+        let slot: Slot = store::load(host, &planned.token_key);
+        let Readiness::Ready(token) = slot.readiness(now) else {
+            return Err(RoutingError::NoBackendLeft.into());
+        };
+        changes.set("authorization", bearer_value(&token.secret).expose());
+        editor = planned.attempt.body.clone().map(BodyEditor::new);
+        write(planned.attempt.clone(), changes);
+    }
+    let request = Request::Detached { plan, number, began: now };
+    Ok(Sent { backend, request, editor })
+}
+
+/// Whether the head that all attempts share is written for this one.
+fn is_written_for(attempt: &Attempt<'_>, host: &dyn Host) -> bool {
+    let authority = (":authority", attempt.authority.as_bytes());
+    host.request_headers()
+        .iter()
+        .any(|(name, value)| (name.as_str(), value.as_slice()) == authority)
+}
+
+impl Sent {
+    /// The backend has the whole request, where it has ended.
+    fn whole(&mut self, host: &dyn Host, ended: bool) {
+        if let (Request::Shared(request, _), true) = (&self.request, ended) {
+            let mut request = request.borrow_mut();
+            if request.whole_since.is_none() {
+                request.whole_since = Some(host.now());
+            }
+        }
+    }
+
+    fn edit(&mut self, changes: &mut Changes, size: usize) -> Then {
+        match self.editor.as_mut().map(|editor| editor.next(size)) {
+            None | Some(Piece::Unchanged) => Then::Continue,
+            Some(Piece::Incomplete) => Then::Pause(None),
+            Some(Piece::Edited(edit)) => {
+                changes.body = Some(edit);
+                Then::Continue
+            }
+        }
+    }
+
+    fn response(self, host: &dyn Host, changes: &mut Changes) {
+        let Self { backend, request, .. } = self;
+        let status = host.response_status().unwrap_or_default();
+        let now = std::cell::LazyCell::new(|| host.now());
+        let outcome = Outcome::of_status(status, || {
+            let pairs = host.response_headers();
+            let headers = pairs.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+            retry_after::read(headers, *now)
+        });
+        // A backend's own header of this name decides nothing.
+        changes.remove(RETRY);
+        let may_move_on = match request {
+            Request::Shared(request, reference) => {
+                let mut request = request.borrow_mut();
+                let gateway = Rc::clone(&request.gateway);
+                host.add(Counter::Attempt { backend: &backend, result: outcome.into() }, 1);
+                let is_recorded = match outcome {
+                    Outcome::Responded => {
+                        if status < 400 && !request.failed.is_empty() {
+                            request.settle_failures(host, true, *now);
+                        }
+                        true
+                    }
+                    Outcome::Throttled(Some(_)) => true,
+                    Outcome::Throttled(None) => {
+                        !std::mem::replace(&mut request.is_throttled_without_time, true)
+                    }
+                    Outcome::Failed => {
+                        request.failed.push(backend.clone());
+                        false
+                    }
+                };
+                if is_recorded {
+                    let of = (backend.as_str(), request.plan.model.name.as_str());
+                    let (policy, ended) =
+                        (&gateway.config.failover, (outcome, Evidence::Confirmed));
+                    gateway.cooldowns.record(host, of, ended, policy, || *now);
+                }
+                request.last = LastAttempt::Responded { backend: backend.clone(), status };
+                let may_move_on = outcome != Outcome::Responded
+                    && may_move_on(&request, request.attempts, host, *now);
+                if may_move_on {
+                    leave_plan(&request, reference, changes);
+                }
+                may_move_on
+            }
+            Request::Detached { plan, number, began } => {
+                outcome != Outcome::Responded
+                    && may_move_on_detached(&plan, number, began, host, *now)
+            }
+            Request::Foreign => false,
+        };
+        if may_move_on {
+            changes.set(RETRY, "1");
+        }
+    }
+
+    /// There is no response: the attempt after this one tells whether the backend failed or the caller
+    /// has left.
+    fn give_up(self, host: &dyn Host, changes: &mut Changes) {
+        if let Request::Shared(request, reference) = self.request {
+            let mut request = request.borrow_mut();
+            request.connection_failed = request.whole_since.is_none() && host.connection_failed();
+            leave_plan(&request, reference, changes);
+            // Another request may have claimed a probe of the same backend since this one was sent.
+            if request.is_probe && request.attempts == 1 {
+                let cooldowns = &request.gateway.cooldowns;
+                cooldowns.give_back(host, &self.backend, &request.plan.model.name, host.now());
+            }
+        }
+    }
+}
+
+/// Leaves what another module needs for the next attempt: Envoy makes it in the pool's cluster as that is
+/// then, and it may have been replaced since this attempt began.
+fn leave_plan(request: &PoolRequest, mut reference: PoolReference, changes: &mut Changes) {
+    if reference.plan.is_none() {
+        reference.plan = request.detached().ok();
+        changes.pool_reference = Some(reference.to_bytes());
+    }
+}
+
+/// Whether the next backend may be tried after so many attempts: there is one, it may be asked now, and it
+/// is not too late. The caller has a time limit of its own, and a backend that hung for a minute may still
+/// respond to the request.
+fn may_move_on(request: &PoolRequest, attempts: usize, host: &dyn Host, now: SystemTime) -> bool {
+    let gateway = &request.gateway;
+    let model = &request.plan.model;
+    let next = request.plan.order.get(attempts).and_then(|next| model.on(&next.name));
+    next.is_some_and(|next| {
+        request.waited(now) <= gateway.config.failover.retry_within
+            && gateway.states(host, now).get().may_be_next(model, next, now)
+    })
+}
+
+fn may_move_on_detached(
+    plan: &DetachedPlan,
+    number: usize,
+    began: SystemTime,
+    host: &dyn Host,
+    now: SystemTime,
+) -> bool {
+    let waited = now.duration_since(began).unwrap_or_default();
+    plan.attempts.get(number).is_some_and(|next| {
+        let cooldowns: Cooldowns = store::load(host, super::cooldowns::KEY);
+        let availability = cooldowns.availability(&next.backend, &plan.model, now);
+        let slot: Slot = store::load(host, &next.token_key);
+        waited <= plan.retry_within
+            && !matches!(availability, Availability::Cooldown(_))
+            && matches!(slot.readiness(now), Readiness::Ready(_))
+    })
+}

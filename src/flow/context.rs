@@ -1,0 +1,43 @@
+//! What a flow knows when an event comes.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use super::gateway::Gateway;
+use super::host::Host;
+use super::pool_request::PoolRequests;
+
+/// One event's circumstances.
+pub struct Context<'a> {
+    /// The request's number, which no other request of this worker has meanwhile.
+    pub id: u32,
+    /// The worker's gateway.
+    pub gateway: &'a Rc<Gateway>,
+    /// The requests to pools of all gateways of this worker.
+    pub requests: &'a Rc<PoolRequests>,
+    /// The host.
+    pub host: &'a dyn Host,
+    now: Cell<Option<SystemTime>>,
+}
+
+impl<'a> Context<'a> {
+    /// Those of an event that has come just now.
+    pub fn new(
+        id: u32,
+        gateway: &'a Rc<Gateway>,
+        requests: &'a Rc<PoolRequests>,
+        host: &'a dyn Host,
+    ) -> Self {
+        Self { id, gateway, requests, host, now: Cell::new(None) }
+    }
+
+    /// The time of the event. The clock is read at most once.
+    pub fn now(&self) -> SystemTime {
+        self.now.get().unwrap_or_else(|| {
+            let now = self.host.now();
+            self.now.set(Some(now));
+            now
+        })
+    }
+}

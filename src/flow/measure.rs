@@ -1,0 +1,150 @@
+//! What flows count and log. Names and sentences are telemetry's.
+
+use std::time::Duration;
+
+use crate::identity::Failure;
+use crate::reply::Reason;
+use crate::response::diagnosis::{Diagnosis, Finding};
+use crate::routing::cooldown::Outcome;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter<'a> {
+    /// Requests that were forwarded, by the backend that is asked first.
+    Forwarded {
+        /// Its name.
+        backend: &'a str,
+    },
+    /// Requests that got a local reply.
+    Replied(Reason),
+    /// Attempts at the backends of pools.
+    Attempt {
+        /// The backend's name.
+        backend: &'a str,
+        /// How they ended.
+        result: AttemptResult,
+    },
+    /// Attempts beyond the first.
+    Retries,
+    /// How often a backend's cooldowns began.
+    Cooldowns {
+        /// The backend's name.
+        backend: &'a str,
+    },
+    /// Responses that told of a mistake.
+    Diagnosis {
+        /// The backend's name.
+        backend: &'a str,
+        /// The mistake.
+        diagnosis: &'static Diagnosis,
+    },
+    /// Fetches of Entra ID tokens.
+    TokenFetch {
+        /// The identity's name.
+        identity: &'a str,
+        /// How they ended.
+        result: FetchResult,
+    },
+}
+
+/// What has a level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gauge<'a> {
+    /// For how many models a backend is in cooldown.
+    ModelsInCooldown {
+        /// The backend's name.
+        backend: &'a str,
+    },
+    /// For how many more seconds an identity has a token.
+    TokenRemaining {
+        /// The identity's name.
+        identity: &'a str,
+    },
+}
+
+/// How a fetch of a token ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchResult {
+    /// With a token.
+    Success,
+    /// With a failure that may pass.
+    Failed,
+    /// With a refusal.
+    Refused,
+}
+
+impl FetchResult {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Failed, Self::Refused];
+}
+
+/// How an attempt at a pool's backend ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// With a response other than these.
+    Responded,
+    /// With a 429.
+    Throttled,
+    /// With a 5xx or no response.
+    Failed,
+}
+
+impl AttemptResult {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Responded, Self::Throttled, Self::Failed];
+}
+
+impl From<Outcome> for AttemptResult {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Responded => Self::Responded,
+            Outcome::Throttled(_) => Self::Throttled,
+            Outcome::Failed => Self::Failed,
+        }
+    }
+}
+
+/// A change of state, or a mistake, that an operator should learn of.
+#[derive(Debug)]
+pub enum LogEntry<'a> {
+    /// A backend's cooldown begins.
+    Cooldown {
+        /// The backend's name.
+        backend: &'a str,
+        /// The model's name.
+        model: &'a str,
+        /// For how long.
+        wait: Duration,
+        /// What the attempt ended with.
+        outcome: Outcome,
+    },
+    /// A backend serves a model again.
+    Recovered {
+        /// The backend's name.
+        backend: &'a str,
+        /// The model's name.
+        model: &'a str,
+    },
+    /// A backend's response tells of a mistake.
+    Finding(&'a Finding<'a>),
+    /// A fetch of a token failed, and not in the way of the fetch before.
+    TokenFailed {
+        /// The identity's name.
+        identity: &'a str,
+        /// Why.
+        failure: &'a Failure,
+        /// Until the next fetch.
+        retry_in: Duration,
+    },
+    /// There is a token again after fetches that failed.
+    TokenRecovered {
+        /// The identity's name.
+        identity: &'a str,
+        /// How many fetches failed.
+        failures: u32,
+        /// How long the token lasts.
+        lasts: Duration,
+    },
+    /// The store that all workers share cannot be written.
+    StoreFailed,
+}

@@ -1,0 +1,25 @@
+//! The two state machines, of a request and of an attempt, without a host.
+//!
+//! ```text
+//! request  head ─ key ─ operation ─┬─ model in the URL ──────────────┬─ destination ─ token ─ forwarded ─ response
+//!                                  └─ AwaitingModel: body, in pieces ┘              └ AwaitingToken
+//! attempt  head ─ backend of this attempt ─ sent ─ response: its status, and whether a retry is worth it
+//! ```
+//! A flow takes an [`Event`](request::Event) and returns its next state and a [`step::Step`]: go on with
+//! changes, wait, or reply. Whatever it needs to know it asks of its [`host::Host`], and whatever it wants
+//! told it tells that: Envoy in the module, memory in the tests.
+
+pub mod attempt;
+pub mod context;
+pub mod cooldowns;
+pub mod failed_holds;
+pub mod gateway;
+pub mod host;
+pub mod inspection;
+pub mod measure;
+pub mod pending;
+pub mod pool_request;
+pub mod request;
+pub mod step;
+pub mod store;
+pub mod tokens;

@@ -1,0 +1,205 @@
+//! What the two stages share of a request to a pool: a value in the memory of the worker, found by a
+//! reference that the gateway stage leaves beside the request.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::gateway::Gateway;
+use super::host::Host;
+use super::tokens::Bearer;
+use crate::base::codec::{Reader, Writer};
+use crate::base::digest::Digest;
+use crate::config::Subscription;
+use crate::reply::Reason;
+use crate::routing::cooldown::{Evidence, Outcome};
+use crate::routing::plan::{AttemptPlan, DetachedPlan};
+use crate::routing::RoutingError;
+
+/// A request to a pool.
+#[derive(Debug)]
+pub struct PoolRequest {
+    /// The gateway that admitted it. Another configuration may have replaced its since then.
+    pub gateway: Rc<Gateway>,
+    /// From what its attempts are made.
+    pub plan: AttemptPlan,
+    /// Whether its first attempt is a probe that it has claimed.
+    pub is_probe: bool,
+    /// For which backend its head is written.
+    pub written_for: String,
+    /// The token that its head has.
+    pub bearer: Rc<Bearer>,
+    /// How many attempts have begun.
+    pub attempts: usize,
+    /// How the last one stands.
+    pub last: LastAttempt,
+    /// When an attempt first had the whole request.
+    pub whole_since: Option<SystemTime>,
+    /// Whether the last attempt has found no connection.
+    pub connection_failed: bool,
+    /// The subscription that it is of.
+    pub subscription: Arc<Subscription>,
+    /// The backends that failed, until it is known whether another one serves the request.
+    pub failed: Vec<String>,
+    /// Whether a backend has throttled it without saying for how long. The others may do so for the same
+    /// reason, which is the request.
+    pub is_throttled_without_time: bool,
+}
+
+/// How the last attempt of a request stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LastAttempt {
+    /// There was none.
+    None,
+    /// The backend was asked, and has not responded.
+    Pending {
+        /// Its name.
+        backend: String,
+    },
+    /// The backend's response has begun.
+    Responded {
+        /// Its name.
+        backend: String,
+        /// The response's status.
+        status: u16,
+    },
+    /// The backend stage itself has replied.
+    Replied(Reason),
+}
+
+impl PoolRequest {
+    /// Whether the backend has failed that has not responded. An upload that stalls is its caller's doing.
+    pub fn is_backends_failure(&self) -> bool {
+        self.whole_since.is_some() || self.connection_failed
+    }
+
+    /// Remembers the failures of its backends: they count where another backend has served the request, and
+    /// otherwise as those of its subscription.
+    pub fn settle_failures(&mut self, host: &dyn Host, is_served: bool, now: SystemTime) {
+        let policy = &self.gateway.config.failover;
+        for backend in std::mem::take(&mut self.failed) {
+            let evidence = match is_served {
+                true => Evidence::Confirmed,
+                false => Evidence::Alone(Digest::of(self.subscription.id.as_bytes()).leading()),
+            };
+            let of = (backend.as_str(), self.plan.model.name.as_str());
+            self.gateway.cooldowns.record(host, of, (Outcome::Failed, evidence), policy, || now);
+        }
+    }
+
+    /// For how long backends have had the whole request, all attempts together. The time that its
+    /// caller takes to send it does not count.
+    pub fn waited(&self, now: SystemTime) -> Duration {
+        let waited = self.whole_since.and_then(|since| now.duration_since(since).ok());
+        waited.unwrap_or_default()
+    }
+
+    /// What another module needs for its attempts.
+    ///
+    /// # Errors
+    /// [`RoutingError::UnknownBackend`].
+    pub fn detached(&self) -> Result<DetachedPlan, RoutingError> {
+        let config = &self.gateway.config;
+        DetachedPlan::of(&self.plan, config.failover.retry_within, |backend| {
+            let credential = config.credentials.get(backend.credential);
+            credential.map(super::tokens::key).unwrap_or_default()
+        })
+    }
+}
+
+/// The requests to pools of all configurations of this worker.
+#[derive(Debug, Default)]
+pub struct PoolRequests {
+    /// Tells this memory from that of another module, whose requests have the same numbers.
+    nonce: Cell<u64>,
+    by_id: RefCell<HashMap<u32, Rc<RefCell<PoolRequest>>>>,
+}
+
+/// What the gateway stage leaves beside a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolReference {
+    nonce: u64,
+    id: u32,
+    /// For which backend the request's head is written.
+    pub first: String,
+    /// What another module needs for the other backends. Where only one is known of, it is left out until
+    /// an attempt has failed.
+    pub plan: Option<DetachedPlan>,
+}
+
+/// A request's place among those of its worker, which it leaves when this is dropped.
+#[derive(Debug)]
+pub struct Registration {
+    id: u32,
+    requests: Rc<PoolRequests>,
+    /// The request.
+    pub request: Rc<RefCell<PoolRequest>>,
+}
+
+impl PoolRequests {
+    /// Gives this memory its number, any that others will not have; the first one stays.
+    pub fn identify(&self, nonce: u64) {
+        if self.nonce.get() == 0 {
+            self.nonce.set(nonce.max(1));
+        }
+    }
+
+    /// Registers a request under its number.
+    pub fn register(self: &Rc<Self>, id: u32, request: PoolRequest) -> Registration {
+        let request = Rc::new(RefCell::new(request));
+        self.by_id.borrow_mut().insert(id, Rc::clone(&request));
+        Registration { id, requests: Rc::clone(self), request }
+    }
+
+    /// The reference to leave for a request.
+    pub fn reference(&self, id: u32, first: String, plan: Option<DetachedPlan>) -> PoolReference {
+        PoolReference { nonce: self.nonce.get(), id, first, plan }
+    }
+
+    /// The request of a reference, if it is in this memory.
+    pub fn find(&self, reference: &PoolReference) -> Option<Rc<RefCell<PoolRequest>>> {
+        if reference.nonce != self.nonce.get() {
+            return None;
+        }
+        self.by_id.borrow().get(&reference.id).map(Rc::clone)
+    }
+
+    /// How many requests there are.
+    pub fn len(&self) -> usize {
+        self.by_id.borrow().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.requests.by_id.borrow_mut().remove(&self.id);
+    }
+}
+
+impl PoolReference {
+    /// The reference as bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.number(self.nonce).number(self.id.into()).text(&self.first);
+        if let Some(plan) = &self.plan {
+            writer.bytes(&plan.to_bytes());
+        }
+        writer.finish()
+    }
+
+    /// Reads such bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let (nonce, id) = (reader.number()?, reader.number()?);
+        let (id, first) = (u32::try_from(id).ok()?, reader.text()?.to_owned());
+        let plan = reader.bytes().and_then(DetachedPlan::from_bytes);
+        Some(Self { nonce, id, first, plan })
+    }
+}

@@ -1,0 +1,872 @@
+//! A request's way through the gateway stage, from its head to the end of its response.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use memchr::memmem;
+
+use super::context::Context;
+use super::gateway::Gateway;
+use super::inspection::Inspection;
+use super::measure::{AttemptResult, Counter};
+use super::pool_request::{LastAttempt, PoolRequest, Registration};
+use super::step::{Changes, Message, Step, Then};
+use super::tokens::Bearer;
+use crate::access::key;
+use crate::base::clock::is_over;
+use crate::base::header::{self, ATTEMPTS, BACKEND, CLUSTER, REASON, RETRY, SUBPROTOCOLS};
+use crate::config::{Affinity, Config, Model, Subscription};
+use crate::identity::IdentityError;
+use crate::reply::{Reason, Reply};
+use crate::request::body::edit::ModelInBody;
+use crate::request::body::{BodyError, ModelReader};
+use crate::request::head::Head;
+use crate::request::operation::{ModelSource, Operation};
+use crate::request::path::{without_keys, ModelInUrl, Query, Target, WrittenPath};
+use crate::request::RequestError;
+use crate::routing::cooldown::{Evidence, Outcome};
+use crate::routing::plan::AttemptPlan;
+use crate::routing::route::Destination;
+use crate::routing::{retry_after, RoutingError};
+
+/// After so long without a body it is checked whether Envoy holds it back.
+const BODY_CHECK: Duration = Duration::from_secs(1);
+
+/// How often a request looks for a token: one that another worker has fetched comes without an event.
+const TOKEN_POLL: Duration = Duration::from_millis(5);
+
+/// The reply where there is no gateway. Envoy uses no filter whose configuration was refused, so no caller
+/// should see it.
+pub fn unconfigured() -> Reply {
+    Reason::TokenUnavailable.because(
+        "This gateway has no valid configuration. The operator of this gateway finds the reason in its log.",
+    )
+}
+
+/// A request that finds one probe after the other claimed goes on in the end.
+const MOST_CLAIMS: usize = 8;
+
+/// How far a request has come.
+#[derive(Debug)]
+pub enum RequestFlow {
+    /// Nothing is known of it.
+    New,
+    /// Its body has not named the model yet.
+    AwaitingModel(AwaitingModel),
+    /// There is no token for it yet.
+    AwaitingToken(AwaitingToken),
+    /// It has been forwarded.
+    Forwarded(Forwarded),
+    /// It has got a local reply after it had been forwarded, and the reply's head has not come by.
+    Replied,
+    /// What comes of it is passed on as it is.
+    Ended,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Its head has come, and is all there is where it has `ended`.
+    Head {
+        /// Whether there is no body.
+        ended: bool,
+    },
+    /// A piece of its body has come.
+    Body {
+        /// How many bytes the host holds, this piece included.
+        size: usize,
+        /// Whether this is the last piece.
+        ended: bool,
+    },
+    /// Its trailers have come.
+    Trailers,
+    /// It has waited for as long as it wanted to, or there may be a token.
+    WakeUp,
+    /// The head of its response has come.
+    ResponseHead {
+        /// Whether there is no body.
+        ended: bool,
+    },
+    /// A piece of its response's body has come.
+    ResponseBody {
+        /// How many bytes the host holds, this piece included.
+        size: usize,
+        /// Whether this is the last piece.
+        ended: bool,
+    },
+    /// Its response's trailers have come.
+    ResponseTrailers,
+}
+
+/// A request whose body has not named the model yet.
+#[derive(Debug)]
+pub struct AwaitingModel {
+    reader: ModelReader,
+    admitted: Admitted,
+    requirement: ModelRequirement,
+    /// Those of its headers by which a model may have an affinity.
+    affinities: Vec<(String, Vec<u8>)>,
+    /// How much of the body is held and was read.
+    held: usize,
+    check_at: SystemTime,
+}
+
+/// What an operation requires of its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ModelRequirement {
+    /// It must name a model, which decides where it goes.
+    Required,
+    /// It may name a model, which must then be served where the subscription's resources are.
+    Optional,
+}
+
+/// What is known of a request by its head.
+#[derive(Debug)]
+struct Admitted {
+    subscription: Arc<Subscription>,
+    is_stateful: bool,
+    path: WrittenPath,
+    content_length: Option<u64>,
+}
+
+/// A request that waits for a token.
+#[derive(Debug)]
+pub struct AwaitingToken {
+    routed: Routed,
+    body: HeldBody,
+    deadline: SystemTime,
+}
+
+/// A request whose destination is known.
+#[derive(Debug)]
+struct Routed {
+    subscription: Arc<Subscription>,
+    destination: Destination,
+    path: WrittenPath,
+    /// Where its body names the model, if it does.
+    model: Option<ModelInBody>,
+    content_length: Option<u64>,
+    /// Reads on, where the body has named the model.
+    rest: Option<DuplicateModelCheck>,
+}
+
+/// What the host holds of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct HeldBody {
+    size: usize,
+    /// Whether that is all of it.
+    ended: bool,
+}
+
+/// Reads the rest of a body whose model is known, so that no second one follows.
+#[derive(Debug)]
+struct DuplicateModelCheck {
+    reader: ModelReader,
+    /// How many bytes have come.
+    received: u64,
+    content_length: Option<u64>,
+}
+
+/// A request that was forwarded.
+#[derive(Debug)]
+pub struct Forwarded {
+    backend: String,
+    pool: Option<Registration>,
+    rest: Option<DuplicateModelCheck>,
+    /// How much of the body is held and was read.
+    held: usize,
+    response: Response,
+}
+
+/// How far a response has come.
+#[derive(Debug)]
+enum Response {
+    /// It has not come, or is passed on as it comes.
+    Passing,
+    /// It is inspected.
+    Inspected(Inspection),
+}
+
+type Outcomes = Result<(RequestFlow, Then), Reply>;
+
+impl RequestFlow {
+    /// The state after an event, and what becomes of the message at hand.
+    pub fn on(self, event: Event, ctx: &Context<'_>) -> (Self, Step) {
+        let mut changes = Changes::default();
+        let message = match event {
+            Event::ResponseHead { .. } | Event::ResponseBody { .. } | Event::ResponseTrailers => {
+                Message::Response
+            }
+            Event::WakeUp if matches!(self, Self::Forwarded(_)) => Message::Response,
+            _ => Message::Request,
+        };
+        let was_forwarded = matches!(self, Self::Forwarded(_));
+        match self.advance(event, ctx, &mut changes) {
+            Ok((next, then)) => (next, Step { message, changes, then }),
+            Err(reply) => {
+                ctx.host.add(Counter::Replied(reply.reason), 1);
+                let next = if was_forwarded { Self::Replied } else { Self::Ended };
+                (next, Step { message, changes, then: Then::Reply(reply) })
+            }
+        }
+    }
+
+    fn advance(self, event: Event, ctx: &Context<'_>, changes: &mut Changes) -> Outcomes {
+        match (self, event) {
+            (Self::New, Event::Head { ended }) => head(ctx, changes, ended),
+            (Self::AwaitingModel(state), Event::Body { size, ended }) => {
+                state.read(ctx, changes, size, ended)
+            }
+            (Self::AwaitingToken(state), Event::Body { size, ended }) => {
+                state.read(ctx, changes, size, ended)
+            }
+            (Self::Forwarded(state), Event::Body { size, ended }) => state.read(ctx, size, ended),
+            (flow, Event::Trailers) => {
+                let names = ctx.host.request_trailers().into_iter().map(|(name, _)| name);
+                changes.removed_trailers.extend(names.filter(|name| header::is_internal(name)));
+                match flow {
+                    Self::AwaitingModel(state) => {
+                        let held = state.held;
+                        state.read(ctx, changes, held, true)
+                    }
+                    Self::AwaitingToken(state) => {
+                        let held = state.body.size;
+                        state.read(ctx, changes, held, true)
+                    }
+                    Self::Forwarded(state) => {
+                        let held = state.held;
+                        state.read(ctx, held, true)
+                    }
+                    flow @ (Self::New | Self::Replied | Self::Ended) => {
+                        Ok((flow, Then::Pause(None)))
+                    }
+                }
+            }
+            (Self::AwaitingModel(state), Event::WakeUp) => state.wake_up(ctx),
+            (Self::AwaitingToken(state), Event::WakeUp) => state.wake_up(ctx, changes),
+            (Self::Forwarded(state), Event::WakeUp) => Ok(state.wake_up(ctx)),
+            (Self::Forwarded(state), Event::ResponseHead { ended }) => {
+                Ok(state.response(ctx, changes, ended))
+            }
+            (Self::Forwarded(state), Event::ResponseBody { size, ended }) => {
+                Ok(state.response_body(ctx, changes, Some(size), ended))
+            }
+            (Self::Forwarded(state), Event::ResponseTrailers) => {
+                Ok(state.response_body(ctx, changes, None, true))
+            }
+            (Self::Replied, Event::ResponseHead { .. }) => {
+                // The route has added them: a backend had been chosen.
+                changes.remove(BACKEND);
+                changes.remove(ATTEMPTS);
+                Ok((Self::Ended, Then::Continue))
+            }
+            // A request that waits has got a reply of Envoy's own, and waits no longer.
+            (
+                _,
+                Event::ResponseHead { .. } | Event::ResponseBody { .. } | Event::ResponseTrailers,
+            ) => Ok((Self::Ended, Then::Continue)),
+            // A body without a head, or one of a request that has ended.
+            (flow, Event::Head { .. } | Event::Body { .. } | Event::WakeUp) => {
+                Ok((flow, Then::Pause(None)))
+            }
+        }
+    }
+}
+
+/// Admits a request by its head.
+fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Outcomes {
+    let pairs = ctx.host.request_headers();
+    let head = Head::read(&pairs);
+    for name in &head.remove {
+        changes.remove(name);
+    }
+    if let Some(subprotocols) = &head.subprotocols {
+        changes.set(SUBPROTOCOLS, subprotocols.as_slice());
+    }
+    let target = Target::parse(head.path);
+    if target.is_err() {
+        // Before any reply: Envoy's access log shows the path.
+        if let Some(path) = without_keys(head.path) {
+            changes.set(":path", path);
+        }
+    }
+    let query = target.as_ref().map(Target::query).unwrap_or_default();
+    let subscription = key::subscription(&ctx.gateway.config, &head, query, ctx.now());
+    let target = match (target, &subscription) {
+        (Ok(target), _) => target,
+        (Err(error), Ok(_)) => return Err(RequestError::from(error).into()),
+        (Err(_), Err(error)) => return Err(error.clone().into()),
+    };
+    let operation = Operation::find(head.method, target.segments(), target.query());
+    let model = operation.and_then(|operation| operation.model.in_url());
+    let path = target.write(model);
+    if path.bytes() != head.path {
+        changes.set(":path", path.bytes());
+    }
+    let subscription = subscription?;
+    let operation = operation.ok_or(RequestError::UnknownOperation)?;
+    subscription.check_operation(operation.class)?;
+    let admitted = Admitted {
+        subscription: Arc::clone(subscription),
+        is_stateful: operation.is_stateful,
+        path,
+        content_length: head.content_length,
+    };
+    let body = HeldBody { size: 0, ended };
+    let name = match operation.model {
+        ModelSource::Segment(at) => target.segments().get(at).cloned().unwrap_or_default(),
+        ModelSource::Query => Cow::Owned(model_parameter(target.query())?),
+        ModelSource::Body if ended => return Err(RequestError::from(BodyError::NoModel).into()),
+        ModelSource::Body => {
+            return await_model(ctx, &head, admitted, ModelRequirement::Required);
+        }
+        ModelSource::BodyIfAny if !ended => {
+            return await_model(ctx, &head, admitted, ModelRequirement::Optional);
+        }
+        ModelSource::BodyIfAny | ModelSource::Nowhere => {
+            return admitted.into_default(None).forward(ctx, changes, body);
+        }
+    };
+    let model = admitted.subscription.model(&ctx.gateway.config, &name)?;
+    let value = model.affinity.as_ref().and_then(Affinity::header);
+    let value = value.and_then(|name| head.value(name));
+    let routed = admitted.route(ctx, model, value, None, None)?;
+    routed.forward(ctx, changes, body)
+}
+
+impl ModelSource {
+    fn in_url(self) -> Option<ModelInUrl> {
+        match self {
+            Self::Segment(at) => Some(ModelInUrl::Segment(at)),
+            Self::Query => Some(ModelInUrl::Parameter),
+            Self::Body | Self::BodyIfAny | Self::Nowhere => None,
+        }
+    }
+}
+
+/// The value of the one parameter that names a model.
+fn model_parameter(query: Query<'_>) -> Result<String, RequestError> {
+    let mut named = query.parameters().filter(|parameter| parameter.is_like_model());
+    let found = named.next().ok_or(RequestError::NoModelInQuery)?;
+    if named.next().is_some() {
+        return Err(RequestError::TwoModelsInQuery);
+    }
+    if !found.is_model() {
+        return Err(RequestError::NearModelInQuery);
+    }
+    Ok(String::from_utf8_lossy(&found.value()).into_owned())
+}
+
+fn await_model(
+    ctx: &Context<'_>,
+    head: &Head<'_>,
+    admitted: Admitted,
+    requirement: ModelRequirement,
+) -> Outcomes {
+    let config = &ctx.gateway.config;
+    let fields = config.affinities.iter().filter_map(Affinity::field);
+    let check_at = ctx.now() + BODY_CHECK;
+    let state = AwaitingModel {
+        reader: head.body_format().map_err(RequestError::from)?.reader(fields),
+        admitted,
+        requirement,
+        affinities: affinity_headers(config, head),
+        held: 0,
+        check_at,
+    };
+    Ok((RequestFlow::AwaitingModel(state), Then::Pause(Some(check_at))))
+}
+
+/// The headers by which any model has an affinity, as far as this request has them.
+fn affinity_headers(config: &Config, head: &Head<'_>) -> Vec<(String, Vec<u8>)> {
+    let names = config.affinities.iter().filter_map(Affinity::header);
+    names.filter_map(|name| Some((name.to_owned(), head.value(name)?.to_owned()))).collect()
+}
+
+impl AwaitingModel {
+    /// Reads the next piece of the body, after which the host holds so many bytes.
+    fn read(
+        mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        size: usize,
+        ended: bool,
+    ) -> Outcomes {
+        self.reader.push(&ctx.host.request_body(self.held, size)).map_err(RequestError::from)?;
+        let is_complete = ended || self.admitted.content_length == Some(size as u64);
+        if is_complete {
+            self.reader.finish().map_err(RequestError::from)?;
+        }
+        self.held = size;
+        let body = HeldBody { size, ended };
+        if !is_complete && self.reader.is_undecided() {
+            return Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)));
+        }
+        let Some(field) = self.reader.model().cloned() else {
+            return match self.requirement {
+                _ if !is_complete => Ok((RequestFlow::AwaitingModel(self), Then::Pause(None))),
+                ModelRequirement::Required => Err(RequestError::from(BodyError::NoModel).into()),
+                ModelRequirement::Optional => {
+                    let rest = DuplicateModelCheck::new(self.reader, size, &self.admitted);
+                    self.admitted.into_default(Some(rest)).forward(ctx, changes, body)
+                }
+            };
+        };
+        let subscription = &self.admitted.subscription;
+        let model = subscription.model(&ctx.gateway.config, &field.name)?;
+        if self.requirement == ModelRequirement::Optional
+            && model.on(&subscription.default_backend.name).is_none()
+        {
+            return Err(RoutingError::NotOnDefaultBackend.into());
+        }
+        let value = match &model.affinity {
+            Some(Affinity::Body(name)) if model.is_pooled() && !self.admitted.is_stateful => {
+                match self.reader.text(name) {
+                    None if !is_complete => {
+                        return Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)));
+                    }
+                    text => text.map(|text| text.as_bytes().to_vec()),
+                }
+            }
+            Some(Affinity::Header(name)) => {
+                let header = self.affinities.iter().find(|(header, _)| header == name);
+                header.map(|(_, value)| value.clone())
+            }
+            _ => None,
+        };
+        let place = ModelInBody { at: field.at, syntax: self.reader.syntax() };
+        let rest = DuplicateModelCheck::new(self.reader, size, &self.admitted);
+        let routed = self.admitted.route(ctx, model, value.as_deref(), Some(place), Some(rest))?;
+        routed.forward(ctx, changes, body)
+    }
+
+    /// Checks whether Envoy holds the body back. Where some of it was seen, the caller is waited for.
+    fn wake_up(mut self, ctx: &Context<'_>) -> Outcomes {
+        if self.held > 0 {
+            return Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)));
+        }
+        let now = ctx.now();
+        if is_over(self.check_at, BODY_CHECK, now) {
+            let pairs = ctx.host.request_headers();
+            let head: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+            if ctx.host.received_request_bytes().is_some_and(|received| received > head as u64) {
+                return Err(Reply::body_not_delivered());
+            }
+            self.check_at = now + BODY_CHECK;
+        }
+        let check_at = self.check_at;
+        Ok((RequestFlow::AwaitingModel(self), Then::Pause(Some(check_at))))
+    }
+}
+
+impl Admitted {
+    /// To the backend that keeps what the subscription has stored.
+    fn into_default(self, rest: Option<DuplicateModelCheck>) -> Routed {
+        Routed {
+            destination: Destination::Default(Arc::clone(&self.subscription.default_backend)),
+            subscription: self.subscription,
+            path: self.path,
+            model: None,
+            content_length: self.content_length,
+            rest,
+        }
+    }
+
+    /// To a backend of a model, wherever the request names that.
+    fn route(
+        self,
+        ctx: &Context<'_>,
+        model: &Arc<Model>,
+        affinity: Option<&[u8]>,
+        place: Option<ModelInBody>,
+        rest: Option<DuplicateModelCheck>,
+    ) -> Result<Routed, Reply> {
+        let now = ctx.now();
+        let states = ctx.gateway.states(ctx.host, now);
+        let Self { subscription, is_stateful, path, content_length } = self;
+        let destination =
+            Destination::of(&subscription, model, is_stateful, affinity, &states.get(), now)?;
+        Ok(Routed { subscription, destination, path, model: place, content_length, rest })
+    }
+}
+
+impl AwaitingToken {
+    /// Reads the next piece of the body, and looks for the token.
+    fn read(
+        mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        size: usize,
+        ended: bool,
+    ) -> Outcomes {
+        if let Some(rest) = &mut self.routed.rest {
+            rest.read(&ctx.host.request_body(self.body.size, size), ended)?;
+        }
+        self.body = HeldBody { size, ended };
+        if self.routed.rest.as_ref().is_some_and(DuplicateModelCheck::is_undecided) {
+            let wake_up = Then::Pause(Some(ctx.now() + TOKEN_POLL));
+            return Ok((RequestFlow::AwaitingToken(self), wake_up));
+        }
+        self.look(ctx, changes)
+    }
+
+    fn wake_up(mut self, ctx: &Context<'_>, changes: &mut Changes) -> Outcomes {
+        let now = ctx.now();
+        // A clock that is set back makes no request wait for longer.
+        self.deadline = self.deadline.min(now + ctx.gateway.config.token_wait);
+        if self.body.size == 0 || self.body.ended {
+            return self.look(ctx, changes);
+        }
+        // Where Envoy holds some of a body and the request goes on from here, Envoys without the
+        // correction of envoyproxy/envoy#46841 lose the body's next piece. From that piece's own event it
+        // goes on whole.
+        let backend = self.routed.destination.backend()?;
+        match ctx.gateway.admit(backend, ctx.host, now, self.deadline)? {
+            Some(_) if now >= self.deadline => Err(IdentityError::Stalled.into()),
+            _ => Ok((RequestFlow::AwaitingToken(self), Then::Pause(Some(now + TOKEN_POLL)))),
+        }
+    }
+
+    /// Chooses by what is known of backends now, and forwards the request if there is a token.
+    fn look(mut self, ctx: &Context<'_>, changes: &mut Changes) -> Outcomes {
+        let states = ctx.gateway.states(ctx.host, ctx.now());
+        let chosen = self.routed.destination.choose_again(&states.get(), ctx.now());
+        let now = ctx.now();
+        let backend = self.routed.destination.backend()?;
+        if ctx.gateway.admit(backend, ctx.host, now, self.deadline)?.is_some() {
+            // That all backends are in cooldown is told when there is a token.
+            chosen?;
+        }
+        self.routed.forward_until(ctx, changes, self.body, self.deadline)
+    }
+}
+
+impl Routed {
+    fn forward(self, ctx: &Context<'_>, changes: &mut Changes, body: HeldBody) -> Outcomes {
+        let deadline = ctx.now() + ctx.gateway.config.token_wait;
+        self.forward_until(ctx, changes, body, deadline)
+    }
+
+    /// Forwards the request if there is a token, or has it wait for one.
+    fn forward_until(
+        mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        body: HeldBody,
+        deadline: SystemTime,
+    ) -> Outcomes {
+        let now = ctx.now();
+        for _ in 0..MOST_CLAIMS {
+            let backend = self.destination.backend()?;
+            let Some(bearer) = ctx.gateway.admit(backend, ctx.host, now, deadline)? else {
+                let state = AwaitingToken { routed: self, body, deadline };
+                let wake_up = Then::Pause(Some(now + TOKEN_POLL));
+                return Ok((RequestFlow::AwaitingToken(state), wake_up));
+            };
+            // Another request may have claimed the probe since this one chose its backend.
+            let is_claimed = self.destination.probed().is_none_or(|pool| {
+                let (cooldowns, model) = (&ctx.gateway.cooldowns, &pool.model.name);
+                cooldowns.claim_probe(ctx.host, &backend.name, model, now)
+            });
+            if is_claimed {
+                return self.send(ctx, changes, &bearer);
+            }
+            let states = ctx.gateway.states(ctx.host, now);
+            self.destination.choose_again(&states.get(), now)?;
+        }
+        let backend = self.destination.backend()?;
+        match ctx.gateway.admit(backend, ctx.host, now, deadline)? {
+            Some(bearer) => self.send(ctx, changes, &bearer),
+            None => Err(IdentityError::Unavailable { wait: TOKEN_POLL }.into()),
+        }
+    }
+
+    /// Writes what the request leaves with. A pool's request leaves as its first attempt.
+    fn send(self, ctx: &Context<'_>, changes: &mut Changes, bearer: &Rc<Bearer>) -> Outcomes {
+        let Self { subscription, destination, path, model, content_length, rest } = self;
+        let backend = Arc::clone(destination.backend()?);
+        if let Some(deployment) = destination.deployment()? {
+            if let Cow::Owned(path) = path.with_deployment(deployment) {
+                changes.set(":path", path);
+            }
+            let edit = model.as_ref().map(|model| model.edit(deployment));
+            let edit = edit.filter(|_| rest.as_ref().is_some_and(|rest| !rest.names(deployment)));
+            if let (Some(edit), Some(length)) = (&edit, content_length) {
+                if edit.length_of(length) != length {
+                    changes.set("content-length", edit.length_of(length).to_string());
+                }
+            }
+            changes.body = edit;
+        }
+        changes.set(":authority", backend.endpoint.authority());
+        changes.set("authorization", bearer.value.expose());
+        changes.set(CLUSTER, destination.cluster().as_bytes());
+        let name = backend.name.clone();
+        let is_probe = destination.probed().is_some();
+        let pool = match destination {
+            Destination::Pool(pool) => {
+                let is_edited = changes.body.is_some();
+                let plan = AttemptPlan {
+                    model: pool.model,
+                    order: pool.order,
+                    path,
+                    body: model,
+                    content_length,
+                };
+                let plan = if is_edited { plan.forwarded() } else { plan };
+                Some(register(ctx, changes, plan, subscription, is_probe, bearer)?)
+            }
+            Destination::Default(_) | Destination::Single { .. } => None,
+        };
+        ctx.host.add(Counter::Forwarded { backend: &name }, 1);
+        let response = Response::Passing;
+        let state = Forwarded { backend: name, pool, rest, held: 0, response };
+        Ok((RequestFlow::Forwarded(state), Then::Continue))
+    }
+}
+
+/// Leaves a request where the attempts find it.
+fn register(
+    ctx: &Context<'_>,
+    changes: &mut Changes,
+    plan: AttemptPlan,
+    subscription: Arc<Subscription>,
+    is_probe: bool,
+    bearer: &Rc<Bearer>,
+) -> Result<Registration, RoutingError> {
+    let gateway = ctx.gateway;
+    // Never empty.
+    let first = plan.order.first().ok_or(RoutingError::UnknownBackend)?.name.clone();
+    let request = PoolRequest {
+        gateway: Rc::clone(gateway),
+        plan,
+        is_probe,
+        written_for: first.clone(),
+        bearer: Rc::clone(bearer),
+        attempts: 0,
+        last: LastAttempt::None,
+        whole_since: None,
+        connection_failed: false,
+        subscription,
+        failed: Vec::new(),
+        is_throttled_without_time: false,
+    };
+    let detached = match gateway.modules_differ(ctx.host, ctx.now()) {
+        true => Some(request.detached()?),
+        false => None,
+    };
+    let reference = ctx.requests.reference(ctx.id, first, detached);
+    changes.pool_reference = Some(reference.to_bytes());
+    Ok(ctx.requests.register(ctx.id, request))
+}
+
+impl DuplicateModelCheck {
+    /// For a body of which so much was read already.
+    fn new(reader: ModelReader, received: usize, admitted: &Admitted) -> Self {
+        Self { reader, received: received as u64, content_length: admitted.content_length }
+    }
+
+    /// Reads the next piece of the body. After an error the body must not be completed towards the
+    /// backend: a body is judged before the piece that completes it is forwarded, be that the last one or
+    /// the one that reaches its length.
+    fn read(&mut self, piece: &[u8], ended: bool) -> Result<(), RequestError> {
+        self.reader.push(piece)?;
+        self.received = self.received.saturating_add(piece.len() as u64);
+        if ended || self.is_whole() {
+            self.reader.finish()?;
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.content_length.is_some_and(|length| self.received >= length)
+    }
+
+    /// Whether what has come must not be forwarded before more has.
+    fn is_undecided(&self) -> bool {
+        self.reader.is_undecided()
+    }
+
+    /// Whether the body names the model by this name.
+    fn names(&self, deployment: &str) -> bool {
+        self.reader.model().is_some_and(|field| field.name == deployment)
+    }
+}
+
+impl Forwarded {
+    /// Reads the next piece of the body as it passes.
+    fn read(mut self, ctx: &Context<'_>, size: usize, ended: bool) -> Outcomes {
+        if let Some(rest) = &mut self.rest {
+            rest.read(&ctx.host.request_body(self.held, size), ended)?;
+            if rest.is_undecided() {
+                self.held = size;
+                return Ok((RequestFlow::Forwarded(self), Then::Pause(None)));
+            }
+        }
+        self.held = 0;
+        Ok((RequestFlow::Forwarded(self), Then::Continue))
+    }
+
+    fn response(
+        mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        ended: bool,
+    ) -> (RequestFlow, Then) {
+        let responded = match &self.pool {
+            None => self.single_response(ctx, changes),
+            Some(pool) => pool_response(ctx, changes, &mut pool.request.borrow_mut()),
+        };
+        let inspection = responded
+            .filter(|_| !ended)
+            .and_then(|(backend, status)| Inspection::begin(ctx, &backend, status));
+        let then = match inspection {
+            Some((inspection, then)) => {
+                self.response = Response::Inspected(inspection);
+                then
+            }
+            None => Then::Continue,
+        };
+        (RequestFlow::Forwarded(self), then)
+    }
+
+    /// The backend that responded, and its status. Envoy adds its name to its responses.
+    fn single_response(&self, ctx: &Context<'_>, changes: &mut Changes) -> Option<(String, u16)> {
+        let status = ctx.host.response_status()?;
+        if status >= 500 && !is_of_backend(ctx) {
+            changes.set(BACKEND, self.backend.as_str());
+            return None;
+        }
+        Some((self.backend.clone(), status))
+    }
+
+    fn response_body(
+        mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        size: Option<usize>,
+        ended: bool,
+    ) -> (RequestFlow, Then) {
+        let then = match std::mem::replace(&mut self.response, Response::Passing) {
+            Response::Inspected(inspection) => {
+                let (inspection, then) = inspection.read(ctx, changes, size, ended);
+                if let Some(inspection) = inspection {
+                    self.response = Response::Inspected(inspection);
+                }
+                then
+            }
+            Response::Passing => Then::Continue,
+        };
+        (RequestFlow::Forwarded(self), then)
+    }
+
+    fn wake_up(mut self, ctx: &Context<'_>) -> (RequestFlow, Then) {
+        let then = match std::mem::replace(&mut self.response, Response::Passing) {
+            Response::Inspected(inspection) => {
+                let (inspection, then) = inspection.wake_up(ctx);
+                self.response = Response::Inspected(inspection);
+                then
+            }
+            Response::Passing => Then::Pause(None),
+        };
+        (RequestFlow::Forwarded(self), then)
+    }
+}
+
+/// The backend whose response a pool's request has got, and its status. Where it has got one that no
+/// backend gave, Envoy has not added what callers are told.
+fn pool_response(
+    ctx: &Context<'_>,
+    changes: &mut Changes,
+    request: &mut PoolRequest,
+) -> Option<(String, u16)> {
+    let retries = |attempts: usize| {
+        let retries = attempts.saturating_sub(1);
+        if retries > 0 {
+            ctx.host.add(Counter::Retries, retries as u64);
+        }
+    };
+    if let LastAttempt::Pending { backend } = &request.last {
+        // `upstream_reset_before_response_started{…}`, and not the reply to a caller's broken request.
+        let details = ctx.host.response_code_details().unwrap_or_default();
+        if details.is_empty() || details.starts_with(b"upstream_") {
+            ctx.host.add(Counter::Attempt { backend, result: AttemptResult::Failed }, 1);
+            let found_no_connection = memmem::find(&details, b"connection_failure").is_some();
+            if request.is_backends_failure() || found_no_connection {
+                request.failed.push(backend.clone());
+            }
+        }
+    }
+    if !request.failed.is_empty() {
+        request.settle_failures(ctx.host, false, ctx.now());
+    }
+    match &request.last {
+        LastAttempt::Responded { backend, status } => {
+            retries(request.attempts);
+            Some((backend.clone(), *status))
+        }
+        LastAttempt::Pending { backend } => {
+            let details = ctx.host.response_code_details();
+            if details.as_deref() == Some(VIA_UPSTREAM) {
+                return response_by_another_module(ctx, request);
+            }
+            retries(request.attempts);
+            changes.remove(RETRY);
+            changes.set(BACKEND, backend.as_str());
+            changes.set(ATTEMPTS, request.attempts.to_string());
+            None
+        }
+        LastAttempt::Replied(reason) => {
+            // The last attempt was not made.
+            let attempts = request.attempts.saturating_sub(1);
+            retries(attempts);
+            changes.remove(RETRY);
+            changes.remove(BACKEND);
+            changes.set(ATTEMPTS, attempts.to_string());
+            changes.set(REASON, reason.name());
+            None
+        }
+        LastAttempt::None => match ctx.host.response_code_details().as_deref() {
+            Some(VIA_UPSTREAM) => response_by_another_module(ctx, request),
+            _ => None,
+        },
+    }
+}
+
+/// As [`pool_response`], where the last attempt was another module's: Envoy has added which backend it was.
+/// What a backend stage does not record without a configuration is recorded here, so that a backend that
+/// was in cooldown is known to be well again.
+fn response_by_another_module(
+    ctx: &Context<'_>,
+    request: &mut PoolRequest,
+) -> Option<(String, u16)> {
+    let status = ctx.host.response_status()?;
+    let headers = ctx.host.response_headers();
+    let (_, name) = headers.iter().find(|(name, _)| name == BACKEND)?;
+    let backend = String::from_utf8(name.clone()).ok()?;
+    let outcome = Outcome::of_status(status, || {
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        retry_after::read(headers, ctx.now())
+    });
+    if outcome == Outcome::Failed {
+        request.failed.push(backend.clone());
+        request.settle_failures(ctx.host, false, ctx.now());
+    } else {
+        let of = (backend.as_str(), request.plan.model.name.as_str());
+        let Gateway { cooldowns, config, .. } = &*request.gateway;
+        let ended = (outcome, Evidence::Confirmed);
+        cooldowns.record(ctx.host, of, ended, &config.failover, || ctx.now());
+    }
+    Some((backend, status))
+}
+
+/// Envoy's word for a response that is a backend's.
+const VIA_UPSTREAM: &[u8] = b"via_upstream";
+
+/// Whether the response at hand is a backend's, and not Envoy's own.
+fn is_of_backend(ctx: &Context<'_>) -> bool {
+    let details = ctx.host.response_code_details();
+    details.is_none_or(|details| details.is_empty() || details == VIA_UPSTREAM)
+}

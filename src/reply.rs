@@ -1,0 +1,384 @@
+//! Local replies: the one table from an error of any room to what the caller gets.
+//!
+//! A message says what to do next and repeats nothing that the caller sent, so that it cannot repeat
+//! a key.
+
+use std::time::Duration;
+
+use crate::access::AccessError;
+use crate::identity::IdentityError;
+use crate::request::body::BodyError;
+use crate::request::head::BodyKindError;
+use crate::request::RequestError;
+use crate::routing::RoutingError;
+
+/// Why a request is not forwarded. The names are public: they are in `x-aoai-reason`, in the body's
+/// `type` and in metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// No key in any place where one may be.
+    MissingKey,
+    /// A key that belongs to no subscription.
+    UnknownKey,
+    /// Two different keys, or a key header that came twice.
+    ConflictingKeys,
+    /// A subscription that is suspended, not valid yet or no longer valid.
+    InactiveSubscription,
+    /// A model outside the subscription's scope.
+    ModelNotAllowed,
+    /// An operation outside the subscription's scope.
+    OperationNotAllowed,
+    /// A model that the configuration does not have.
+    UnknownModel,
+    /// A path outside the Azure OpenAI data plane.
+    UnknownOperation,
+    /// A request that names no model, two, or one that cannot be read.
+    MissingModel,
+    /// Envoy holds the body back that the filter waits for.
+    BodyNotDelivered,
+    /// No token in time.
+    TokenUnavailable,
+    /// The identity endpoint refuses for good.
+    TokenRefused,
+    /// Every backend of the model is in cooldown.
+    AllBackendsThrottled,
+    /// A backend failed, and no other one is tried.
+    BackendFailed,
+    /// The pool's endpoints do not match the configuration.
+    UnknownBackend,
+}
+
+/// A local reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Why.
+    pub reason: Reason,
+    /// What the caller should do about it.
+    pub message: String,
+    /// The time after which to retry, where that is known.
+    pub retry_after: Option<Duration>,
+}
+
+impl Reason {
+    /// All of them, in the order of the public table.
+    pub const ALL: [Self; 15] = [
+        Self::MissingKey,
+        Self::UnknownKey,
+        Self::ConflictingKeys,
+        Self::InactiveSubscription,
+        Self::ModelNotAllowed,
+        Self::OperationNotAllowed,
+        Self::UnknownModel,
+        Self::UnknownOperation,
+        Self::MissingModel,
+        Self::BodyNotDelivered,
+        Self::TokenUnavailable,
+        Self::TokenRefused,
+        Self::AllBackendsThrottled,
+        Self::BackendFailed,
+        Self::UnknownBackend,
+    ];
+
+    /// Name, HTTP status and error code.
+    const fn row(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::MissingKey => ("missing_key", 401, "401"),
+            Self::UnknownKey => ("unknown_key", 401, "401"),
+            Self::ConflictingKeys => ("conflicting_keys", 401, "401"),
+            Self::InactiveSubscription => ("inactive_subscription", 401, "401"),
+            Self::ModelNotAllowed => ("model_not_allowed", 403, "PermissionDenied"),
+            Self::OperationNotAllowed => ("operation_not_allowed", 403, "PermissionDenied"),
+            Self::UnknownModel => ("unknown_model", 404, "DeploymentNotFound"),
+            Self::UnknownOperation => ("unknown_operation", 404, "404"),
+            Self::MissingModel => ("missing_model", 400, "400"),
+            Self::BodyNotDelivered => ("body_not_delivered", 500, "500"),
+            Self::TokenUnavailable => ("token_unavailable", 503, "503"),
+            Self::TokenRefused => ("token_refused", 503, "503"),
+            Self::AllBackendsThrottled => ("all_backends_throttled", 429, "429"),
+            Self::BackendFailed => ("backend_failed", 503, "503"),
+            Self::UnknownBackend => ("unknown_backend", 500, "500"),
+        }
+    }
+
+    /// The name in `x-aoai-reason`.
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The HTTP status.
+    pub const fn status(self) -> u16 {
+        self.row().1
+    }
+
+    /// The `code` of the error object, as Azure writes it for the same kind of failure.
+    pub const fn code(self) -> &'static str {
+        self.row().2
+    }
+
+    /// A local reply for this reason.
+    pub fn because(self, message: impl Into<String>) -> Reply {
+        Reply { reason: self, message: message.into(), retry_after: None }
+    }
+}
+
+impl Reply {
+    /// The same reply with a time after which to retry.
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    /// The headers of the reply.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
+            ("content-type", "application/json".to_owned()),
+            ("x-aoai-reason", self.reason.name().to_owned()),
+        ];
+        if let Some(wait) = self.retry_after {
+            // Rounded up, so that no caller retries too early; `retry-after` knows only seconds.
+            let milliseconds = wait.as_micros().div_ceil(1000).max(1);
+            let seconds = milliseconds.div_ceil(1000);
+            headers.push(("retry-after", seconds.to_string()));
+            headers.push(("retry-after-ms", milliseconds.to_string()));
+        }
+        if self.reason == Reason::TokenRefused {
+            // Official clients retry a 503 without this header.
+            headers.push(("x-should-retry", "false".to_owned()));
+        }
+        headers
+    }
+
+    /// The JSON body.
+    pub fn body(&self) -> String {
+        let text = |text: &str| serde_json::to_string(text).unwrap_or_default();
+        format!(
+            r#"{{"error":{{"code":{},"type":{},"message":{},"param":null}}}}"#,
+            text(self.reason.code()),
+            text(self.reason.name()),
+            text(&self.message),
+        )
+    }
+}
+
+impl From<AccessError> for Reply {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::MissingKey => Reason::MissingKey.because(
+                "Send your subscription key in the header api-key, Ocp-Apim-Subscription-Key or \
+                 Authorization: Bearer.",
+            ),
+            AccessError::UnknownKey => Reason::UnknownKey.because(
+                "No subscription has this key. Check that it is complete, and whether it was replaced; an \
+                 Azure OpenAI key is not a key of this gateway.",
+            ),
+            AccessError::ConflictingKeys => Reason::ConflictingKeys
+                .because("The request has two different keys. Send only one of them."),
+            AccessError::RepeatedKey => Reason::ConflictingKeys
+                .because("A header that holds the key came more than once. Send it once."),
+            AccessError::Suspended { id } => Reason::InactiveSubscription.because(format!(
+                "Subscription {id} is suspended. Ask the operator of this gateway to make it active."
+            )),
+            AccessError::NotYetValid { id, from } => Reason::InactiveSubscription.because(format!(
+                "Subscription {id} is not valid before {}.",
+                humantime::format_rfc3339_seconds(from)
+            )),
+            AccessError::Expired { id, until } => Reason::InactiveSubscription.because(format!(
+                "Subscription {id} expired at {}. Ask the operator of this gateway to extend it.",
+                humantime::format_rfc3339_seconds(until)
+            )),
+            AccessError::OperationNotGranted { id, grant } => {
+                Reason::OperationNotAllowed.because(format!(
+                    "Subscription {id} is not granted this operation, which belongs to \"{grant}\". Ask the \
+                     operator of this gateway to add it to the subscription's operations."
+                ))
+            }
+            AccessError::UnknownModel { id, allowed } => Reason::UnknownModel.because(format!(
+                "This gateway has no model of that name. Subscription {id} may use: {allowed}."
+            )),
+            AccessError::ModelNotAllowed { id, allowed } => Reason::ModelNotAllowed.because(format!(
+                "Subscription {id} may not use this model. Subscription {id} may use: {allowed}."
+            )),
+        }
+    }
+}
+
+impl From<RequestError> for Reply {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Path(error) => Reason::UnknownOperation.because(format!(
+                "Write the path plainly, as the Azure OpenAI reference does: {error}."
+            )),
+            RequestError::UnknownOperation => Reason::UnknownOperation.because(
+                "This gateway serves the Azure OpenAI data plane: paths that begin with \
+                 /openai/deployments/{model}/, /openai/v1/ or /openai/. Check the client's endpoint or base \
+                 URL.",
+            ),
+            RequestError::NoModelInQuery => Reason::MissingModel
+                .because("Name the model in the query: model=… (v1) or deployment=…."),
+            RequestError::TwoModelsInQuery => Reason::MissingModel.because(
+                "The query names a model more than once. Name it once, as model=… or deployment=….",
+            ),
+            RequestError::NearModelInQuery => Reason::MissingModel.because(
+                "A parameter of the query is nearly named as the one that names the model. Write model=… or \
+                 deployment=…, without spaces or brackets in the name.",
+            ),
+            RequestError::BodyKind(error) => {
+                let advice = match error {
+                    BodyKindError::RepeatedContentType => "Send one content-type",
+                    BodyKindError::Encoded => {
+                        "Send the body uncompressed, or name the model in the URL: \
+                         /openai/deployments/{model}/…"
+                    }
+                    BodyKindError::Format(_) => "Send JSON in UTF-8, or a multipart form",
+                };
+                unreadable(error, advice)
+            }
+            RequestError::Body(error) => {
+                let advice = match error {
+                    BodyError::Unreadable | BodyError::Incomplete => {
+                        "Check that the body is what its content-type says"
+                    }
+                    BodyError::NoModel => {
+                        "Add a field \"model\", or name the model in the URL: \
+                         /openai/deployments/{model}/…"
+                    }
+                    BodyError::TwoModels => "Send exactly one field \"model\", in lower case",
+                    BodyError::NotAString => "Send the model's name as a string",
+                };
+                unreadable(error, advice)
+            }
+        }
+    }
+}
+
+impl From<RoutingError> for Reply {
+    fn from(error: RoutingError) -> Self {
+        match error {
+            RoutingError::AllInCooldown { wait } => Reason::AllBackendsThrottled
+                .because("Every backend of this model is throttled. Retry after the given time.")
+                .retry_after(wait),
+            RoutingError::NotOnDefaultBackend => Reason::UnknownModel.because(
+                "This model has no deployment on the Azure resource that keeps this subscription's \
+                 assistants and threads. Use a model that has one.",
+            ),
+            RoutingError::UnknownBackend => Reason::UnknownBackend.because(
+                "The clusters of this gateway's Envoy do not match its configuration: each endpoint needs the \
+                 metadata {aoai: {backend: NAME}} with the name of a backend of the model. The operator of \
+                 this gateway has to render them again.",
+            ),
+            RoutingError::NoBackendLeft => Reason::BackendFailed.because(
+                "The backend failed without a response, and there is no other one to try in time. Try again.",
+            ),
+        }
+    }
+}
+
+impl From<IdentityError> for Reply {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Refused { status } => Reason::TokenRefused.because(format!(
+                "Azure refuses to issue a token to this gateway ({}). The operator of this gateway has to correct its \
+                 identity; its log has the identity endpoint's response.",
+                status.map_or("no status".to_owned(), |status| format!("status {status}")),
+            )),
+            IdentityError::Unavailable { wait } => Reason::TokenUnavailable
+                .because(
+                    "This gateway has no token for Azure at the moment: its identity endpoint does not \
+                     respond as it should. Try again in a moment.",
+                )
+                .retry_after(wait),
+            IdentityError::Stalled => Reason::TokenUnavailable
+                .because(
+                    "This gateway had no token for Azure when the request came, and the rest of its body has \
+                     not come since then. Try again.",
+                )
+                .retry_after(Duration::from_secs(1)),
+        }
+    }
+}
+
+impl Reply {
+    /// Envoy holds a body back that the filter waits for.
+    pub fn body_not_delivered() -> Self {
+        Reason::BodyNotDelivered.because(
+            "This gateway cannot see the request's body, because its Envoy filter lacks \
+             allow_on_headers_stop_iteration: true. Name the model in the URL meanwhile: \
+             /openai/deployments/{model}/….",
+        )
+    }
+}
+
+fn unreadable(error: impl std::fmt::Display, advice: &str) -> Reply {
+    Reason::MissingModel.because(format!("The model cannot be determined: {error}. {advice}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_public_table() {
+        let table: Vec<_> = Reason::ALL.into_iter().map(Reason::row).collect();
+        assert_eq!(
+            table,
+            [
+                ("missing_key", 401, "401"),
+                ("unknown_key", 401, "401"),
+                ("conflicting_keys", 401, "401"),
+                ("inactive_subscription", 401, "401"),
+                ("model_not_allowed", 403, "PermissionDenied"),
+                ("operation_not_allowed", 403, "PermissionDenied"),
+                ("unknown_model", 404, "DeploymentNotFound"),
+                ("unknown_operation", 404, "404"),
+                ("missing_model", 400, "400"),
+                ("body_not_delivered", 500, "500"),
+                ("token_unavailable", 503, "503"),
+                ("token_refused", 503, "503"),
+                ("all_backends_throttled", 429, "429"),
+                ("backend_failed", 503, "503"),
+                ("unknown_backend", 500, "500"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_reply_is_the_error_object_that_official_clients_read() {
+        let reply = Reason::UnknownKey.because("say \"please\"\n");
+        assert_eq!(
+            reply.body(),
+            r#"{"error":{"code":"401","type":"unknown_key","message":"say \"please\"\n","param":null}}"#
+        );
+        assert_eq!(
+            reply.headers(),
+            [
+                ("content-type", "application/json".to_owned()),
+                ("x-aoai-reason", "unknown_key".to_owned()),
+            ]
+        );
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        let rows = [
+            (Duration::ZERO, "1", "1"),
+            (Duration::from_micros(1), "1", "1"),
+            (Duration::from_millis(1000), "1", "1000"),
+            (Duration::from_millis(1001), "2", "1001"),
+            (Duration::from_secs(70), "70", "70000"),
+        ];
+        for (wait, seconds, milliseconds) in rows {
+            let headers = Reason::TokenUnavailable.because("").retry_after(wait).headers();
+            let value = |name| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
+            assert_eq!(value("retry-after"), Some(seconds), "{wait:?}");
+            assert_eq!(value("retry-after-ms"), Some(milliseconds), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_refused_token_has_x_should_retry_false() {
+        for reason in Reason::ALL {
+            let headers = reason.because("").headers();
+            let is_set = headers.contains(&("x-should-retry", "false".to_owned()));
+            assert_eq!(is_set, reason == Reason::TokenRefused, "{reason:?}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The model that a body names, and why it cannot be determined.
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+/// The name of the field, the same in JSON and in forms.
+const FIELD: &str = "model";
+
+/// The longest value that is read; names of models and keys of caches are far shorter.
+pub(super) const LONGEST_VALUE: usize = 512;
+
+/// The model that a body names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelField {
+    /// Its decoded value.
+    pub name: String,
+    /// Where the value stands, counted from the body's first byte. In JSON with its quotes.
+    pub at: Range<usize>,
+}
+
+/// Why the model of a body cannot be determined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BodyError {
+    /// The body does not match its content type.
+    #[error("the body cannot be read")]
+    Unreadable,
+    /// The body ended too early.
+    #[error("the body ends before it is complete")]
+    Incomplete,
+    /// There is no top-level `model`.
+    #[error("the body names no model")]
+    NoModel,
+    /// There are two, or one that is spelled in another case.
+    #[error("the body names a model more than once")]
+    TwoModels,
+    /// The value is not a text, or far too long.
+    #[error("the body's model is not a string")]
+    NotAString,
+}
+
+/// Whether a decoded field name is the model's. A name in another case or with spaces around it is
+/// not, but may be to a generous parser behind this one: it counts as a second model.
+pub(super) fn is_model(name: &str) -> Result<bool, BodyError> {
+    if name == FIELD {
+        Ok(true)
+    } else if name.trim().eq_ignore_ascii_case(FIELD) {
+        Err(BodyError::TwoModels)
+    } else {
+        Ok(false)
+    }
+}

@@ -1,0 +1,33 @@
+//! Why a request cannot be read, or is not part of the data plane.
+
+use thiserror::Error;
+
+use super::body::BodyError;
+use super::head::BodyKindError;
+use super::path::TargetError;
+
+/// Why a request cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// Its path has more than one reading.
+    #[error(transparent)]
+    Path(#[from] TargetError),
+    /// Its path is outside the data plane.
+    #[error("the path is not one of the Azure OpenAI data plane")]
+    UnknownOperation,
+    /// Its query has to name a model and names none.
+    #[error("the query names no model")]
+    NoModelInQuery,
+    /// Its query names a model more than once.
+    #[error("the query names a model more than once")]
+    TwoModelsInQuery,
+    /// A parameter of its query is nearly named as the one that names the model.
+    #[error("the query has a parameter whose name is nearly model or deployment")]
+    NearModelInQuery,
+    /// Its head does not determine how to read its body.
+    #[error(transparent)]
+    BodyKind(#[from] BodyKindError),
+    /// The model of its body cannot be determined.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+}

@@ -1,0 +1,256 @@
+//! Which operation of the Azure OpenAI data plane a request is, and where it names its model.
+//!
+//! The paths are those of Microsoft's data-plane reference, dated (`/openai/deployments/{name}/…`,
+//! `/openai/…`) and v1 (`/openai/v1/…`). What is not in the table below is still passed on, but as
+//! [`Class::Resources`]: a path that is not known yet has to be granted explicitly.
+
+use std::borrow::Cow;
+
+use super::path::{Parameter, Query};
+
+/// What an operation may touch, which is what a subscription is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Leaves nothing behind that another caller could read.
+    Inference,
+    /// Reads or changes what callers have stored on the Azure resource, or is not known yet.
+    Resources,
+}
+
+/// Where a request names its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelSource {
+    /// In this segment of the path.
+    Segment(usize),
+    /// In the query, as realtime does: `model=` (v1) or `deployment=` (dated).
+    Query,
+    /// In the body's `model`.
+    Body,
+    /// In the body's `model`, if it has one: a run of a thread may override its assistant's. The request
+    /// concerns what is stored on the resource, so the model must be there.
+    BodyIfAny,
+    /// Nowhere: it concerns the resource as a whole.
+    Nowhere,
+}
+
+/// An operation of the data plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operation {
+    /// What it may touch.
+    pub class: Class,
+    /// Where its model stands.
+    pub model: ModelSource,
+    /// Whether it makes or needs something that only one Azure resource has.
+    pub is_stateful: bool,
+}
+
+/// The segment that holds the deployment in `/openai/deployments/{name}/…`.
+const DEPLOYMENT: usize = 2;
+
+/// The query parameter by which a second connection joins a realtime session that exists.
+const CALL: &str = "call_id";
+
+impl Operation {
+    /// Finds the operation of a method, a decoded path and a query; `None` outside the data plane.
+    ///
+    /// Fixed segments are compared in lower case: Azure's front does not care, so the scope must not.
+    pub fn find(method: &str, segments: &[Cow<'_, str>], query: Query<'_>) -> Option<Self> {
+        let is_lower = |segment: &str| !segment.bytes().any(|byte| byte.is_ascii_uppercase());
+        if !segments.iter().all(|segment| is_lower(segment)) {
+            let lower: Vec<Cow<'_, str>> =
+                segments.iter().map(|segment| segment.to_ascii_lowercase().into()).collect();
+            return Self::find(method, &lower, query);
+        }
+        let path: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
+        match path.as_slice() {
+            ["openai", "deployments", _, operation @ ..] => {
+                let is_inference = method == "POST" && is_stateless(operation);
+                let class = if is_inference { Class::Inference } else { Class::Resources };
+                let model = ModelSource::Segment(DEPLOYMENT);
+                Some(Self { class, model, is_stateful: !is_inference })
+            }
+            ["openai", "v1", operation @ ..] | ["openai", operation @ ..] => {
+                Some(Self::beside_deployments(method, operation, query))
+            }
+            _ => None,
+        }
+    }
+
+    fn beside_deployments(method: &str, operation: &[&str], query: Query<'_>) -> Self {
+        use Class::{Inference, Resources};
+        use ModelSource::{Body, BodyIfAny, Nowhere};
+        let (class, model) = match (method, operation) {
+            ("POST", operation) if is_of_responses(operation) || is_stateless(operation) => {
+                (Inference, Body)
+            }
+            ("GET", ["realtime"]) => realtime(query),
+            ("GET" | "HEAD", ["models"] | ["models", _]) => (Inference, Nowhere),
+            ("POST", operation) if may_name_model(operation) => (Resources, BodyIfAny),
+            _ => (Resources, Nowhere),
+        };
+        // A response is stored unless the request contains `store: false`, and the next one may refer to it.
+        let is_stateful = class == Resources || is_of_responses(operation);
+        Self { class, model, is_stateful }
+    }
+}
+
+/// Opening a realtime session is inference. Joining one is not: it is somebody's, and has its model.
+fn realtime(query: Query<'_>) -> (Class, ModelSource) {
+    let joins = query.parameters().any(|parameter| parameter.is_like(CALL));
+    match joins {
+        false => (Class::Inference, ModelSource::Query),
+        true if query.parameters().any(Parameter::is_like_model) => {
+            (Class::Resources, ModelSource::Query)
+        }
+        true => (Class::Resources, ModelSource::Nowhere),
+    }
+}
+
+/// Creating a response, and what takes the same body: all go where the response before is stored.
+fn is_of_responses(operation: &[&str]) -> bool {
+    matches!(operation, ["responses"] | ["responses", "compact" | "input_tokens"])
+}
+
+/// Creating one of these leaves nothing behind on the resource.
+fn is_stateless(operation: &[&str]) -> bool {
+    matches!(
+        operation,
+        ["chat", "completions"]
+            | ["completions"]
+            | ["embeddings"]
+            | ["audio", "transcriptions" | "translations" | "speech"]
+            | ["images", "generations" | "edits" | "variations"]
+            | ["moderations"]
+    )
+}
+
+/// Creating one of these stores something on the resource, or refers to something there, and may name a
+/// model. The last two are Azure's own previews.
+fn may_name_model(operation: &[&str]) -> bool {
+    matches!(
+        operation,
+        ["assistants"]
+            | ["assistants", _]
+            | ["threads", "runs"]
+            | ["threads", _, "runs"]
+            | ["fine_tuning", "jobs"]
+            | ["videos"]
+            | ["realtime", "sessions"]
+            | ["realtime", "calls", _, "accept"]
+            | ["realtimeapi", "sessions"]
+            | ["video", "generations", "jobs"]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::path::Target;
+
+    #[test]
+    fn what_may_be_stored_stays_and_so_does_a_response() {
+        let rows = [
+            ("POST", "/openai/deployments/m/chat/completions", false),
+            ("GET", "/openai/deployments/m/anything", true),
+            ("POST", "/openai/v1/embeddings", false),
+            ("POST", "/openai/v1/responses", true),
+            ("GET", "/openai/v1/responses/r", true),
+            ("POST", "/openai/v1/responses/compact", true),
+            ("POST", "/openai/v1/responses/input_tokens", true),
+            ("POST", "/openai/v1/moderations", false),
+            ("GET", "/openai/v1/realtime", false),
+            ("GET", "/openai/v1/realtime?call_id=c", true),
+            ("POST", "/openai/threads/runs", true),
+        ];
+        for (method, path, stays) in rows {
+            let target = Target::parse(path.as_bytes()).unwrap();
+            let operation = Operation::find(method, target.segments(), target.query());
+            assert_eq!(
+                operation.map(|operation| operation.is_stateful),
+                Some(stays),
+                "{method} {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_path_of_the_data_plane_has_its_class_and_its_models_place() {
+        use Class::*;
+        use ModelSource::*;
+        let dated = |class| Some((class, Segment(2)));
+        let rows = [
+            ("POST", "/openai/deployments/m/chat/completions", dated(Inference)),
+            ("POST", "/openai/deployments/m/completions", dated(Inference)),
+            ("POST", "/openai/deployments/m/embeddings", dated(Inference)),
+            ("POST", "/openai/deployments/m/audio/transcriptions", dated(Inference)),
+            ("POST", "/openai/deployments/m/audio/translations", dated(Inference)),
+            ("POST", "/openai/deployments/m/audio/speech", dated(Inference)),
+            ("POST", "/openai/deployments/m/images/generations", dated(Inference)),
+            ("POST", "/openai/deployments/m/images/edits", dated(Inference)),
+            ("POST", "/OpenAI/Deployments/m/Chat/Completions", dated(Inference)),
+            ("GET", "/openai/deployments/m/chat/completions", dated(Resources)),
+            ("POST", "/openai/deployments/m/extensions/chat/completions", dated(Resources)),
+            ("GET", "/openai/deployments/m", dated(Resources)),
+            ("GET", "/openai/deployments", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/chat/completions", Some((Inference, Body))),
+            ("POST", "/openai/v1/completions", Some((Inference, Body))),
+            ("POST", "/openai/v1/embeddings", Some((Inference, Body))),
+            ("POST", "/openai/v1/audio/transcriptions", Some((Inference, Body))),
+            ("POST", "/openai/v1/images/generations", Some((Inference, Body))),
+            ("POST", "/openai/v1/responses", Some((Inference, Body))),
+            ("POST", "/openai/responses", Some((Inference, Body))),
+            ("GET", "/openai/v1/responses/resp_1", Some((Resources, Nowhere))),
+            ("DELETE", "/openai/v1/responses/resp_1", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/responses/resp_1/cancel", Some((Resources, Nowhere))),
+            ("GET", "/openai/v1/chat/completions", Some((Resources, Nowhere))),
+            ("GET", "/openai/v1/chat/completions/c_1", Some((Resources, Nowhere))),
+            ("GET", "/openai/v1/realtime", Some((Inference, Query))),
+            ("GET", "/openai/realtime", Some((Inference, Query))),
+            ("GET", "/openai/v1/realtime?call_id=c", Some((Resources, Nowhere))),
+            ("GET", "/openai/v1/realtime?Call%5Fid=c", Some((Resources, Nowhere))),
+            ("GET", "/openai/v1/realtime?+call_id%5b%5d=c", Some((Resources, Nowhere))),
+            ("GET", "/openai/v1/realtime?model=m&call_id=c", Some((Resources, Query))),
+            ("GET", "/openai/v1/realtime?call_id=&model[]=m", Some((Resources, Query))),
+            ("POST", "/openai/v1/realtime/client_secrets", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/realtime/calls/c_1/accept", Some((Resources, BodyIfAny))),
+            ("POST", "/openai/realtimeapi/sessions", Some((Resources, BodyIfAny))),
+            ("GET", "/openai/models", Some((Inference, Nowhere))),
+            ("GET", "/openai/v1/models", Some((Inference, Nowhere))),
+            ("GET", "/openai/v1/models/m", Some((Inference, Nowhere))),
+            ("DELETE", "/openai/v1/models/m", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/files", Some((Resources, Nowhere))),
+            ("GET", "/openai/files", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/uploads", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/vector_stores", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/batches", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/fine_tuning/jobs", Some((Resources, BodyIfAny))),
+            ("POST", "/openai/fine_tuning/jobs", Some((Resources, BodyIfAny))),
+            ("GET", "/openai/v1/fine_tuning/jobs", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/videos", Some((Resources, BodyIfAny))),
+            ("POST", "/openai/v1/video/generations/jobs", Some((Resources, BodyIfAny))),
+            ("POST", "/openai/v1/moderations", Some((Inference, Body))),
+            ("POST", "/openai/v1/responses/compact", Some((Inference, Body))),
+            ("POST", "/openai/responses/input_tokens", Some((Inference, Body))),
+            ("POST", "/openai/v1/evals", Some((Resources, Nowhere))),
+            ("POST", "/openai/assistants", Some((Resources, BodyIfAny))),
+            ("POST", "/openai/assistants/a_1", Some((Resources, BodyIfAny))),
+            ("DELETE", "/openai/assistants/a_1", Some((Resources, Nowhere))),
+            ("POST", "/openai/threads", Some((Resources, Nowhere))),
+            ("POST", "/openai/threads/runs", Some((Resources, BodyIfAny))),
+            ("POST", "/openai/threads/t_1/runs", Some((Resources, BodyIfAny))),
+            ("POST", "/openai/threads/t_1/messages", Some((Resources, Nowhere))),
+            ("POST", "/openai/v1/something/new", Some((Resources, Nowhere))),
+            ("GET", "/openai", Some((Resources, Nowhere))),
+            ("GET", "/", None),
+            ("GET", "/metadata/identity/oauth2/token", None),
+            ("POST", "/v1/chat/completions", None),
+            ("POST", "/x/openai/v1/chat/completions", None),
+        ];
+        for (method, path, expected) in rows {
+            let target = Target::parse(path.as_bytes()).unwrap();
+            let found = Operation::find(method, target.segments(), target.query());
+            let found = found.map(|operation| (operation.class, operation.model));
+            assert_eq!(found, expected, "{method} {path}");
+        }
+    }
+}
