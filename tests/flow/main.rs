@@ -15,6 +15,8 @@ mod attempts;
 mod failover;
 mod host;
 mod inspection;
+mod refused_bodies;
 mod regions;
 mod replacement;
+mod tenants;
 mod waiting;

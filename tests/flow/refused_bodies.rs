@@ -1,0 +1,125 @@
+//! A body that is refused never reaches a backend whole, be its end marked or not.
+
+use crate::host::{Request, Worker};
+use crate::regions::{started, CHAT, KEY};
+
+const FORM: &str = "multipart/form-data; boundary=b";
+const GOOD: &str = "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nMODEL\r\n";
+
+/// Bodies that name a model that is allowed, and then are refused: content type and body.
+fn refused(model: &str) -> Vec<(&'static str, &'static str, String)> {
+    let good = GOOD.replace("MODEL", model);
+    let form = |rest: &str| format!("{good}{rest}");
+    vec![
+        (
+            "a second model behind bare line feeds",
+            FORM,
+            form("--b\r\nContent-Disposition: form-data; name=\"model\"\n\nsecret\r\n--b--\r\n"),
+        ),
+        (
+            "a second model behind a bare carriage return",
+            FORM,
+            form("--b\r\nContent-Disposition: form-data; name=\"model\"\r\r\n\r\nsecret\r\n--b--\r\n"),
+        ),
+        (
+            "a second model",
+            FORM,
+            form("--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nsecret\r\n--b--\r\n"),
+        ),
+        ("a form without its end", FORM, form("--b\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\ny")),
+        ("a second form", FORM, form("--b--\r\n--b\r\n")),
+        ("JSON that is cut", "application/json", format!(r#"{{"model":"{model}","messages":["#)),
+        (
+            "a second model in JSON",
+            "application/json",
+            format!(r#"{{"model":"{model}","x":1,"model":"secret"}}"#),
+        ),
+        ("a second document", "application/json", format!(r#"{{"model":"{model}"}}{{}}"#)),
+    ]
+}
+
+/// Sends a body in pieces of a size, of which the last is not marked as such: HTTP/2 without END_STREAM, or
+/// HTTP/1.1 before Envoy has noticed the end.
+fn send(worker: &std::rc::Rc<Worker>, request: &Request, size: usize) -> String {
+    let call = worker.begin(request, false);
+    for piece in request.body.chunks(size) {
+        call.piece(piece, false);
+    }
+    let told = call.told();
+    call.leave();
+    told
+}
+
+#[test]
+fn a_refused_body_with_a_length_never_arrives_whole() {
+    for model in ["m", "single"] {
+        for (name, kind, body) in refused(model) {
+            for size in 1..=body.len() {
+                let (process, worker) = started();
+                let request = Request::new("POST", CHAT)
+                    .header("api-key", KEY)
+                    .header("content-type", kind)
+                    .body(&body)
+                    .content_length();
+                let told = send(&worker, &request, size);
+                assert_eq!(told, "400 missing_model", "{name} for {model} in pieces of {size}");
+                for arrived in process.arrived() {
+                    // The deployment's name is longer than the model's.
+                    let added = arrived.body.len().saturating_sub(body.len());
+                    assert!(!arrived.complete && added < 10, "{name} in pieces of {size}");
+                    let end = body.as_bytes().last_chunk::<3>().unwrap();
+                    assert!(!arrived.body.ends_with(end), "{name} in pieces of {size}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn undecided_bytes_of_a_form_are_not_forwarded() {
+    for model in ["m", "single"] {
+        let body = GOOD.replace("MODEL", model)
+            + "--b\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\nvalue\r\n--b--\r\n";
+        let part = body.find("name=\"x\"").unwrap();
+        for cut in part - 30..part + 8 {
+            let (process, worker) = started();
+            let request = Request::new("POST", CHAT)
+                .header("api-key", KEY)
+                .header("content-type", FORM)
+                .body(&body);
+            let call = worker.begin(&request, false);
+            call.piece(&body.as_bytes()[..cut], false);
+            assert_eq!(process.arrived().len(), 0, "cut at {cut}");
+            call.piece(&body.as_bytes()[cut..], true);
+            assert!(call.told().starts_with("200 aa"), "cut at {cut}: {}", call.told());
+            let [arrived] = &process.arrived()[..] else { panic!("one request") };
+            let expected =
+                body.replacen(&format!("\r\n{model}\r\n"), &format!("\r\n{model}-in-aa\r\n"), 1);
+            assert_eq!(String::from_utf8_lossy(&arrived.body), expected);
+        }
+    }
+}
+
+#[test]
+fn a_whole_body_goes_on_before_its_end_is_marked() {
+    for (model, kind, body) in [
+        ("m", "application/json", r#"{"messages":[],"model":"m"}"#.to_owned()),
+        ("single", FORM, GOOD.replace("MODEL", "single") + "--b--\r\n"),
+    ] {
+        for size in [1, 7, body.len()] {
+            let (process, worker) = started();
+            let request = Request::new("POST", CHAT)
+                .header("api-key", KEY)
+                .header("content-type", kind)
+                .body(&body)
+                .content_length();
+            let call = worker.begin(&request, false);
+            for piece in request.body.chunks(size) {
+                call.piece(piece, false);
+            }
+            call.piece(b"", true);
+            assert!(call.told().starts_with("200 aa"), "{model}: {}", call.told());
+            assert!(process.arrived()[0].complete);
+        }
+    }
+}
