@@ -175,8 +175,6 @@ pub struct Forwarded {
     backend: String,
     pool: Option<Registration>,
     rest: Option<DuplicateModelCheck>,
-    /// How much of the body is held and was read.
-    held: usize,
     response: Response,
 }
 
@@ -235,10 +233,7 @@ impl RequestFlow {
                         let held = state.body.size;
                         state.read(ctx, changes, held, true)
                     }
-                    Self::Forwarded(state) => {
-                        let held = state.held;
-                        state.read(ctx, held, true)
-                    }
+                    Self::Forwarded(state) => state.read(ctx, 0, true),
                     flow @ (Self::New | Self::Replied | Self::Ended) => {
                         Ok((flow, Then::Pause(None)))
                     }
@@ -622,7 +617,7 @@ impl Routed {
         };
         ctx.host.add(Counter::Forwarded { backend: &name }, 1);
         let response = Response::Passing;
-        let state = Forwarded { backend: name, pool, rest, held: 0, response };
+        let state = Forwarded { backend: name, pool, rest, response };
         Ok((RequestFlow::Forwarded(state), Then::Continue))
     }
 }
@@ -696,16 +691,12 @@ impl DuplicateModelCheck {
 }
 
 impl Forwarded {
-    /// Reads the next piece of the body as it passes.
+    /// Reads the next piece of the body as it passes. None is held: Envoy would put it behind what its router
+    /// keeps for a retry, show this filter all of that, and send all of it again (envoyproxy/envoy#45470).
     fn read(mut self, ctx: &Context<'_>, size: usize, ended: bool) -> Outcomes {
         if let Some(rest) = &mut self.rest {
-            rest.read(&ctx.host.request_body(self.held, size), ended)?;
-            if rest.is_undecided() {
-                self.held = size;
-                return Ok((RequestFlow::Forwarded(self), Then::Pause(None)));
-            }
+            rest.read(&ctx.host.request_body(0, size), ended)?;
         }
-        self.held = 0;
         Ok((RequestFlow::Forwarded(self), Then::Continue))
     }
 

@@ -39,6 +39,7 @@ const MOST_RETRIES: usize = 2;
 /// One Envoy: what all of its workers share, and the world around it.
 #[derive(Default)]
 pub(crate) struct Process {
+    pub(crate) unresolved: RefCell<Option<String>>,
     since_start: Cell<Duration>,
     store: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     /// So many writes fail, as if another worker had written first.
@@ -815,6 +816,13 @@ impl Call {
         match step.then {
             Then::Continue => self.release_request(),
             Then::Pause(until) => {
+                let stream = self.stream.borrow();
+                let is_body = matches!(event, Event::Body { .. });
+                assert!(
+                    !(is_body && stream.request_head_has_gone),
+                    "a piece is held behind others that have gone on: Envoy sends those again"
+                );
+                drop(stream);
                 self.stream.borrow_mut().request_is_held = true;
                 self.wait(until);
             }
@@ -907,7 +915,14 @@ impl Call {
         remove(&mut at.request_headers, "x-aoai-cluster");
         drop(at);
         let (is_pool, backends) = match cluster.strip_prefix("aoai/") {
-            Some(members) => (true, members.split('>').map(str::to_owned).collect()),
+            Some(members) => (
+                true,
+                members
+                    .split('>')
+                    .filter(|one| Some(*one) != self.worker.process.unresolved.borrow().as_deref())
+                    .map(str::to_owned)
+                    .collect(),
+            ),
             None => {
                 (false, vec![cluster.strip_prefix("aoai_").expect("a cluster of ours").to_owned()])
             }

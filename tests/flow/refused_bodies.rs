@@ -123,3 +123,34 @@ fn a_whole_body_goes_on_before_its_end_is_marked() {
         }
     }
 }
+
+/// A piece that is held behind others would be put behind what Envoy keeps for a retry, and all of that be
+/// sent again (envoyproxy/envoy#45470).
+#[test]
+fn no_piece_is_held_behind_others_that_have_gone_on() {
+    for model in ["m", "single"] {
+        let start = GOOD.replace("MODEL", model)
+            + "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\ncontent";
+        let rest =
+            "\r\n--b\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\nvalue\r\n--b--\r\n";
+        for cut in 1..rest.len() {
+            let (process, worker) = started();
+            let request = Request::new("POST", CHAT)
+                .header("api-key", KEY)
+                .header("content-type", FORM)
+                .body(start.clone() + rest)
+                .content_length();
+            let call = worker.begin(&request, false);
+            call.piece(start.as_bytes(), false);
+            call.piece(&rest.as_bytes()[..cut], false);
+            call.piece(&rest.as_bytes()[cut..], true);
+            assert!(call.told().starts_with("200 aa"), "cut at {cut}: {}", call.told());
+            let expected = (start.clone() + rest).replacen(
+                &format!("\r\n{model}\r\n"),
+                &format!("\r\n{model}-in-aa\r\n"),
+                1,
+            );
+            assert_eq!(String::from_utf8_lossy(&process.arrived()[0].body), expected);
+        }
+    }
+}
