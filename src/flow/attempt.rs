@@ -15,6 +15,7 @@ use super::step::{Changes, Message, Step, Then};
 use super::store;
 use super::tokens::bearer_value;
 use crate::base::header::RETRY;
+use crate::config::Placement;
 use crate::identity::cache::{Readiness, Slot};
 use crate::identity::IdentityError;
 use crate::reply::Reply;
@@ -163,14 +164,15 @@ fn next_attempt(
         return Ok(None);
     }
     let now = host.now();
-    if let LastAttempt::Pending { backend } = &request.last {
+    if let LastAttempt::Pending { backend: last } = &request.last.clone() {
         // Envoy goes on by itself where there was no response, and from a pool's end to its beginning,
         // too. Where there was one, it has been decided then.
-        host.add(Counter::Attempt { backend, result: AttemptResult::Failed }, 1);
+        host.add(Counter::Attempt { backend: last, result: AttemptResult::Failed }, 1);
         if request.is_backends_failure() {
-            request.failed.push(backend.clone());
+            request.failed.push(last.clone());
         }
-        if !may_move_on(request, request.attempts - 1, host, now) {
+        let at = |name: &str| request.plan.order.iter().position(|one| one.name == name);
+        if at(last) >= at(backend) || !may_be_asked(request, placement, host, now) {
             return Err(RoutingError::NoBackendLeft.into());
         }
     }
@@ -287,8 +289,8 @@ impl Sent {
                     gateway.cooldowns.record(host, of, ended, policy, || *now);
                 }
                 request.last = LastAttempt::Responded { backend: backend.clone(), status };
-                let may_move_on = outcome != Outcome::Responded
-                    && may_move_on(&request, request.attempts, host, *now);
+                let may_move_on =
+                    outcome != Outcome::Responded && may_move_on(&request, &backend, host, *now);
                 if may_move_on {
                     leave_plan(&request, reference, changes);
                 }
@@ -333,14 +335,18 @@ fn leave_plan(request: &PoolRequest, mut reference: PoolReference, changes: &mut
 /// Whether the next backend may be tried after so many attempts: there is one, it may be asked now, and it
 /// is not too late. The caller has a time limit of its own, and a backend that hung for a minute may still
 /// respond to the request.
-fn may_move_on(request: &PoolRequest, attempts: usize, host: &dyn Host, now: SystemTime) -> bool {
+fn may_move_on(request: &PoolRequest, from: &str, host: &dyn Host, now: SystemTime) -> bool {
+    // Envoy skips a backend without an address, so that attempts do not count positions.
+    let order = &request.plan.order;
+    let next = order.iter().skip_while(|one| one.name != from).nth(1);
+    let next = next.and_then(|next| request.plan.model.on(&next.name));
+    next.is_some_and(|next| may_be_asked(request, next, host, now))
+}
+
+fn may_be_asked(request: &PoolRequest, next: &Placement, host: &dyn Host, now: SystemTime) -> bool {
     let gateway = &request.gateway;
-    let model = &request.plan.model;
-    let next = request.plan.order.get(attempts).and_then(|next| model.on(&next.name));
-    next.is_some_and(|next| {
-        request.waited(now) <= gateway.config.failover.retry_within
-            && gateway.states(host, now).get().may_be_next(model, next, now)
-    })
+    request.waited(now) <= gateway.config.failover.retry_within
+        && gateway.states(host, now).get().may_be_next(&request.plan.model, next, now)
 }
 
 fn may_move_on_detached(

@@ -642,3 +642,16 @@ fn a_write_that_another_worker_was_quicker_than_is_made_again() {
     assert_eq!(worker.ask(&by_url("n")), "200 bb 2", "requests are served all the same");
     assert_eq!(process.logged("cannot be written").len(), 1);
 }
+
+#[test]
+fn a_backend_without_an_address_costs_no_attempt() {
+    for (name, reaction) in
+        [("429", throttled as fn() -> Reaction), ("503", busy), ("reset", Reaction::reset)]
+    {
+        let (process, worker) = started();
+        process.unresolved.replace(Some("aa".to_owned()));
+        process.script("bb", [reaction()]);
+        assert_eq!(worker.ask(&by_url("m")), "200 cc 2", "{name}");
+        assert_eq!(process.asked(), "bb cc", "{name}");
+    }
+}
