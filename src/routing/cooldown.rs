@@ -213,7 +213,9 @@ impl Cooldowns {
                 None
             }
             _ => {
-                entry.failed = entry.failed.saturating_add(failures);
+                // However many are confirmed at once, they begin the shortest cooldown.
+                let most = policy.failures_in_a_row.max(entry.failed.saturating_add(1));
+                entry.failed = entry.failed.saturating_add(failures).min(most);
                 let over = (entry.failed + 1).saturating_sub(policy.failures_in_a_row);
                 // A failure after a cooldown is that of a probe, be it given back or not.
                 let was_probe = entry.state != State::Counting;
@@ -482,7 +484,8 @@ mod tests {
             (&[1, 2], Ready),
             (&[1, 2, 1], Ready),
             (&[1, 1, 2], cooldown(10)),
-            (&[1, 2, 3, 4], cooldown(20)),
+            (&[1, 2, 3, 4], cooldown(10)),
+            (&[1, 1, 1, 1, 1, 1, 1, 2], cooldown(10)),
         ];
         for (subscriptions, expected) in rows {
             let found = after(subscriptions).availability("eastus", "m", at(0));

@@ -123,3 +123,15 @@ fn a_stalled_upload_is_not_the_backends_failure() {
         );
     }
 }
+
+#[test]
+fn many_failures_of_one_subscription_make_no_long_cooldown_of_anothers_first() {
+    let (process, worker) = shared();
+    for key in [KEY; 20].into_iter().chain([OTHER_KEY]) {
+        everywhere(&process, &Response::new(500));
+        assert_eq!(worker.ask(&of(key)), "500 cc 3");
+    }
+    // As long as the first cooldown, and not the longest.
+    process.advance(std::time::Duration::from_secs(45));
+    assert_eq!(worker.ask(&of(OTHER_KEY)), "200 aa 1");
+}
