@@ -667,6 +667,47 @@ def test_a_second_model_behind_a_file_keeps_the_backend_from_a_complete_request(
     assert_never_completed(azure)
 
 
+@pytest.fixture(scope="module")
+def pooled(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
+    """Envoy keeps the body of a request for `same`, for a second attempt."""
+    found = document(cloud, listener={"body_limit": "1MiB"})
+    found["models"][0] = config.model("same", "eastus", config.route("sweden", priority=1))
+    return warm(start_gateway(found), chat("same", TEAM))
+
+
+def with_pauses(azure: AzureSim, connection: Connection, *pieces: bytes) -> None:
+    """Sends the pieces of a form, each once the backend has the one before."""
+    parts = framed("chunked", *pieces, kind=FORM, path=TRANSCRIPTIONS)
+    for number, part in enumerate(parts, 1):
+        connection.send(part)
+        if number < len(parts):
+            is_on_its_way(azure, sum(len(piece) for piece in pieces[:number]))
+
+
+def test_a_pools_form_that_is_cut_within_the_head_of_a_part_arrives_as_it_was_sent(
+        pooled: Gateway, azure: AzureSim) -> None:
+    body = form(model(b"same"), FILE, ("language", b"en", ""))
+    at = body.rindex(b"form-data")
+    pieces = [body[:at - 100], body[at - 100:at], body[at:at + 12], body[at + 12:]]
+    with pooled.connect() as connection:
+        with_pauses(azure, connection, *pieces)
+        response = connection.read_response()
+    assert (response.status, arrived_at(azure, "eastus").body) == (200, body)
+
+
+def test_a_second_model_behind_a_cut_keeps_a_pool_from_a_complete_request(
+        pooled: Gateway, azure: AzureSim) -> None:
+    body = form(model(b"same"), FILE, model(b"secret"))
+    body = body.replace(b'form-data; name="model"\r\n\r\nsecret',
+                        b"form-data;" + b" " * 600 + b"name=model\r\n\r\nsecret")
+    cuts = [len(body) // 2, body.rindex(b"name=") + len(b"name=")]
+    *pieces, last = body[:cuts[0]], body[cuts[0]:cuts[1]], body[cuts[1]:]
+    with pooled.connect() as connection:
+        with_pauses(azure, connection, *pieces, last)
+        own_answer(connection.read_response(), "missing_model", hidden=[KEY])
+    assert_never_completed(azure)
+
+
 # Trailers
 
 @pytest.fixture(scope="module")
