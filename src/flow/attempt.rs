@@ -182,7 +182,6 @@ fn next_attempt(
     let edit = attempt.body.clone();
     write(attempt, changes);
     changes.set("authorization", bearer.value.expose());
-    request.bearer = bearer;
     request.written_for = backend.to_owned();
     Ok(edit)
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 
 use super::gateway::Gateway;
 use super::host::Host;
-use super::tokens::Bearer;
 use crate::base::codec::{Reader, Writer};
 use crate::base::digest::Digest;
 use crate::config::Subscription;
@@ -29,8 +28,6 @@ pub struct PoolRequest {
     pub is_probe: bool,
     /// For which backend its head is written.
     pub written_for: String,
-    /// The token that its head has.
-    pub bearer: Rc<Bearer>,
     /// How many attempts have begun.
     pub attempts: usize,
     /// How the last one stands.

@@ -561,25 +561,31 @@ impl Routed {
                 return Ok((RequestFlow::AwaitingToken(state), wake_up));
             };
             // Another request may have claimed the probe since this one chose its backend.
-            let is_claimed = self.destination.probed().is_none_or(|pool| {
+            let is_claimed = self.destination.probed().map(|pool| {
                 let (cooldowns, model) = (&ctx.gateway.cooldowns, &pool.model.name);
                 cooldowns.claim_probe(ctx.host, &backend.name, model, now)
             });
-            if is_claimed {
-                return self.send(ctx, changes, &bearer);
+            if is_claimed != Some(false) {
+                return self.send(ctx, changes, &bearer, is_claimed.is_some());
             }
             let states = ctx.gateway.states(ctx.host, now);
             self.destination.choose_again(&states.get(), now)?;
         }
         let backend = self.destination.backend()?;
         match ctx.gateway.admit(backend, ctx.host, now, deadline)? {
-            Some(bearer) => self.send(ctx, changes, &bearer),
+            Some(bearer) => self.send(ctx, changes, &bearer, false),
             None => Err(IdentityError::Unavailable { wait: TOKEN_POLL }.into()),
         }
     }
 
     /// Writes what the request leaves with. A pool's request leaves as its first attempt.
-    fn send(self, ctx: &Context<'_>, changes: &mut Changes, bearer: &Rc<Bearer>) -> Outcomes {
+    fn send(
+        self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        bearer: &Bearer,
+        is_probe: bool,
+    ) -> Outcomes {
         let Self { subscription, destination, path, model, content_length, rest } = self;
         let backend = Arc::clone(destination.backend()?);
         if let Some(deployment) = destination.deployment()? {
@@ -599,7 +605,6 @@ impl Routed {
         changes.set("authorization", bearer.value.expose());
         changes.set(CLUSTER, destination.cluster().as_bytes());
         let name = backend.name.clone();
-        let is_probe = destination.probed().is_some();
         let pool = match destination {
             Destination::Pool(pool) => {
                 let is_edited = changes.body.is_some();
@@ -611,7 +616,7 @@ impl Routed {
                     content_length,
                 };
                 let plan = if is_edited { plan.forwarded() } else { plan };
-                Some(register(ctx, changes, plan, subscription, is_probe, bearer)?)
+                Some(register(ctx, changes, plan, subscription, is_probe)?)
             }
             Destination::Default(_) | Destination::Single { .. } => None,
         };
@@ -629,7 +634,6 @@ fn register(
     plan: AttemptPlan,
     subscription: Arc<Subscription>,
     is_probe: bool,
-    bearer: &Rc<Bearer>,
 ) -> Result<Registration, RoutingError> {
     let gateway = ctx.gateway;
     // Never empty.
@@ -639,7 +643,6 @@ fn register(
         plan,
         is_probe,
         written_for: first.clone(),
-        bearer: Rc::clone(bearer),
         attempts: 0,
         last: LastAttempt::None,
         whole_since: None,
