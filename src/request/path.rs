@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_generous_parser_takes_for_the_models_is_like_it() {
+    fn a_name_that_a_lenient_parser_takes_for_the_models_is_like_it() {
         let rows: &[(&[u8], bool, bool)] = &[
             (b"model", true, true),
             (b"deployment=m", true, true),

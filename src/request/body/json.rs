@@ -3,7 +3,7 @@
 //!
 //! The top level is read strictly (RFC 8259); what is nested is skipped, with an eye only on strings
 //! and brackets and on bytes that JSON does not have outside strings. So no comment, quote or second
-//! document can hide from this reader what a generous parser would see.
+//! document can hide from this reader what a lenient parser would see.
 
 use std::borrow::Cow;
 use std::ops::Range;

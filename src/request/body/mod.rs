@@ -118,8 +118,8 @@ impl ModelReader {
     }
 
     /// Whether what has come does not tell yet whether the body names a model, or a second one: a form of
-    /// which the name or the value of a part is incomplete. What is undecided must not be forwarded: a more
-    /// generous parser may find the form complete. A JSON document is complete with its last byte only.
+    /// which the name or the value of a part is incomplete. A request does not begin with what is undecided: a
+    /// more lenient parser may find the form complete. A JSON document is complete with its last byte only.
     pub fn is_undecided(&self) -> bool {
         match self {
             Self::Json(_) => false,

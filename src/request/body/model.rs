@@ -40,7 +40,7 @@ pub enum BodyError {
 }
 
 /// Whether a decoded field name is the model's. A name in another case or with spaces around it is
-/// not, but may be to a generous parser behind this one: it counts as a second model.
+/// not, but may be to a lenient parser behind this one: it counts as a second model.
 pub(super) fn is_model(name: &str) -> Result<bool, BodyError> {
     if name == FIELD {
         Ok(true)
