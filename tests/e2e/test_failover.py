@@ -18,7 +18,7 @@ from websockets.sync.client import connect as websocket
 from azure_sim import (HANG_LIMIT, RESET, Answer, AzureSim, Delivery, Gate, RecordedRequest,
                        Resource, errors)
 from azure_sim.script import Step
-from e2e.edits import MANAGER, put
+from e2e.edits import CLUSTERS, MANAGER, put
 from e2e.gateway import Gateway
 from e2e.pauses import Pauses
 from e2e.regions import (
@@ -731,6 +731,25 @@ def test_what_stays_home_is_never_tried_elsewhere(
         regions.resources[name].script.clear()
     for home in HOMES[:3]:
         assert call(gateway, home).status_code == 200  # and nothing is left alone
+
+
+# A backend without an address
+
+@pytest.fixture(scope="module")
+def unresolved(regions: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
+    """To which the name of aa does not resolve: Envoy skips a pool's member without an address."""
+    regions.reset()
+    return warm(start_gateway(document(regions), edits=[
+        put(f"{CLUSTERS}[aoai_aa].load_assignment.endpoints", []),
+        put(f"{CLUSTERS}[aoai_aa].type", "STATIC")]))
+
+
+def test_a_region_without_an_address_costs_no_attempt(
+        unresolved: Gateway, regions: AzureSim, bb: Resource, model: str) -> None:
+    served(chat(unresolved, model), "bb", 1)
+    bb.script.then(errors.throttled(retry_after_ms=LONG))
+    served(chat(unresolved, model), "cc", 2)
+    assert calls(regions) == {"bb": 2, "cc": 1}
 
 
 # Spoofing
