@@ -331,9 +331,7 @@ fn leave_plan(request: &PoolRequest, mut reference: PoolReference, changes: &mut
     }
 }
 
-/// Whether the next backend may be tried after so many attempts: there is one, it may be asked now, and it
-/// is not too late. The caller has a time limit of its own, and a backend that hung for a minute may still
-/// respond to the request.
+/// Whether the backend after this one may be tried: there is one, and it may be asked.
 fn may_move_on(request: &PoolRequest, from: &str, host: &dyn Host, now: SystemTime) -> bool {
     // Envoy skips a backend without an address, so that attempts do not count positions.
     let order = &request.plan.order;
@@ -342,6 +340,8 @@ fn may_move_on(request: &PoolRequest, from: &str, host: &dyn Host, now: SystemTi
     next.is_some_and(|next| may_be_asked(request, next, host, now))
 }
 
+/// Whether a backend may be asked next: it is ready, and it is not too late. The caller has a time limit of its
+/// own, and a backend that hung for a minute may still respond to the request.
 fn may_be_asked(request: &PoolRequest, next: &Placement, host: &dyn Host, now: SystemTime) -> bool {
     let gateway = &request.gateway;
     request.waited(now) <= gateway.config.failover.retry_within
