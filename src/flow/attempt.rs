@@ -5,11 +5,12 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::gateway::note_that_modules_differ;
-use super::host::Host;
-use super::measure::{AttemptResult, Counter};
+use super::host::{pairs, Host};
+use super::measure::Counter;
 use super::pool_request::{LastAttempt, PoolReference, PoolRequest, PoolRequests};
 use super::step::{Changes, Message, Step, Then};
 use super::store;
@@ -158,31 +159,28 @@ fn next_attempt(
     changes: &mut Changes,
 ) -> Result<Option<BodyEdit>, Reply> {
     request.attempts += 1;
-    let gateway = Rc::clone(&request.gateway);
-    let placement = request.plan.model.on(backend).ok_or(RoutingError::UnknownBackend)?;
-    if request.attempts == 1 && request.written_for == backend {
+    let model = Arc::clone(&request.plan.model);
+    let placement = model.on(backend).ok_or(RoutingError::UnknownBackend)?;
+    let is_first = request.plan.order.first().is_some_and(|first| first.name == backend);
+    if request.attempts == 1 && is_first {
         return Ok(None);
     }
     let now = host.now();
-    if let LastAttempt::Pending { backend: last } = &request.last.clone() {
+    request.note_failure(host);
+    if let LastAttempt::Pending { backend: last } = &request.last {
         // Envoy goes on by itself where there was no response, and from a pool's end to its beginning,
         // too. Where there was one, it has been decided then.
-        host.add(Counter::Attempt { backend: last, result: AttemptResult::Failed }, 1);
-        if request.is_backends_failure() {
-            request.failed.push(last.clone());
-        }
         let at = |name: &str| request.plan.order.iter().position(|one| one.name == name);
         if at(last) >= at(backend) || !may_be_asked(request, placement, host, now) {
             return Err(RoutingError::NoBackendLeft.into());
         }
     }
-    let bearer = gateway.tokens_for(&placement.backend)?.newest(host, now)?;
+    let bearer = request.gateway.tokens_for(&placement.backend)?.newest(host, now)?;
     let bearer = bearer.ok_or(IdentityError::Unavailable { wait: super::tokens::IDLE })?;
     let attempt = request.plan.attempt(backend)?;
     let edit = attempt.body.clone();
     write(attempt, changes);
     changes.set("authorization", bearer.value.expose());
-    request.written_for = backend.to_owned();
     Ok(edit)
 }
 
@@ -253,17 +251,13 @@ impl Sent {
         let Self { backend, request, .. } = self;
         let status = host.response_status().unwrap_or_default();
         let now = std::cell::LazyCell::new(|| host.now());
-        let outcome = Outcome::of_status(status, || {
-            let pairs = host.response_headers();
-            let headers = pairs.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-            retry_after::read(headers, *now)
-        });
+        let outcome =
+            Outcome::of_status(status, || retry_after::read(pairs(&host.response_headers()), *now));
         // A backend's own header of this name decides nothing.
         changes.remove(RETRY);
         let may_move_on = match request {
             Request::Shared(request, reference) => {
                 let mut request = request.borrow_mut();
-                let gateway = Rc::clone(&request.gateway);
                 host.add(Counter::Attempt { backend: &backend, result: outcome.into() }, 1);
                 let is_recorded = match outcome {
                     Outcome::Responded => {
@@ -282,10 +276,7 @@ impl Sent {
                     }
                 };
                 if is_recorded {
-                    let of = (backend.as_str(), request.plan.model.name.as_str());
-                    let (policy, ended) =
-                        (&gateway.config.failover, (outcome, Evidence::Confirmed));
-                    gateway.cooldowns.record(host, of, ended, policy, || *now);
+                    request.record(host, &backend, (outcome, Evidence::Confirmed), || *now);
                 }
                 request.last = LastAttempt::Responded { backend: backend.clone(), status };
                 let may_move_on =

@@ -8,6 +8,11 @@ use crate::identity::{CalloutResponse, Request};
 /// A header map: names in lower case, pseudo-headers included.
 pub type Headers = Vec<(String, Vec<u8>)>;
 
+/// The names and values of a header map.
+pub fn pairs(headers: &Headers) -> impl Iterator<Item = (&str, &[u8])> + Clone {
+    headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+}
+
 /// A value of the store that all workers of a process share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stored {

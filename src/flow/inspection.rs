@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::context::Context;
+use super::host::pairs;
 use super::measure::{Counter, LogEntry};
 use super::step::{Changes, Then};
 use super::store::may_log;
@@ -54,9 +55,7 @@ impl Inspection {
         if !may_have_status(status) {
             return None;
         }
-        let pairs = ctx.host.response_headers();
-        let headers = pairs.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        if !may_tell(status, headers) {
+        if !may_tell(status, pairs(&ctx.host.response_headers())) {
             return None;
         }
         let is_held = ctx.gateway.failed_holds.may_hold();

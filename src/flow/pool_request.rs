@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::gateway::Gateway;
 use super::host::Host;
+use super::measure::{AttemptResult, Counter};
 use crate::base::codec::{Reader, Writer};
 use crate::base::digest::Digest;
 use crate::config::Subscription;
@@ -26,8 +27,6 @@ pub struct PoolRequest {
     pub plan: AttemptPlan,
     /// Whether its first attempt is a probe that it has claimed.
     pub is_probe: bool,
-    /// For which backend its head is written.
-    pub written_for: String,
     /// How many attempts have begun.
     pub attempts: usize,
     /// How the last one stands.
@@ -68,21 +67,41 @@ pub enum LastAttempt {
 
 impl PoolRequest {
     /// Whether the backend has failed that has not responded. An upload that stalls is its caller's doing.
-    pub fn is_backends_failure(&self) -> bool {
+    fn is_backends_failure(&self) -> bool {
         self.whole_since.is_some() || self.connection_failed
+    }
+
+    /// Counts the last attempt as failed, where its backend has not responded.
+    pub fn note_failure(&mut self, host: &dyn Host) {
+        if let LastAttempt::Pending { backend } = &self.last {
+            host.add(Counter::Attempt { backend, result: AttemptResult::Failed }, 1);
+            if self.is_backends_failure() {
+                self.failed.push(backend.clone());
+            }
+        }
+    }
+
+    /// Remembers how an attempt at one of its backends ended.
+    pub fn record(
+        &self,
+        host: &dyn Host,
+        backend: &str,
+        ended: (Outcome, Evidence),
+        now: impl FnOnce() -> SystemTime,
+    ) {
+        let Gateway { cooldowns, config, .. } = &*self.gateway;
+        cooldowns.record(host, (backend, &self.plan.model.name), ended, &config.failover, now);
     }
 
     /// Remembers the failures of its backends: they count where another backend has served the request, and
     /// otherwise as those of its subscription.
     pub fn settle_failures(&mut self, host: &dyn Host, is_served: bool, now: SystemTime) {
-        let policy = &self.gateway.config.failover;
         for backend in std::mem::take(&mut self.failed) {
             let evidence = match is_served {
                 true => Evidence::Confirmed,
                 false => Evidence::Alone(Digest::of(self.subscription.id.as_bytes()).leading()),
             };
-            let of = (backend.as_str(), self.plan.model.name.as_str());
-            self.gateway.cooldowns.record(host, of, (Outcome::Failed, evidence), policy, || now);
+            self.record(host, &backend, (Outcome::Failed, evidence), || now);
         }
     }
 

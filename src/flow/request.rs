@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use memchr::memmem;
 
 use super::context::Context;
-use super::gateway::Gateway;
+use super::host::pairs;
 use super::inspection::Inspection;
-use super::measure::{AttemptResult, Counter};
+use super::measure::Counter;
 use super::pool_request::{LastAttempt, PoolRequest, Registration};
 use super::step::{Changes, Message, Step, Then};
 use super::tokens::Bearer;
@@ -175,19 +175,12 @@ pub struct Forwarded {
     backend: String,
     pool: Option<Registration>,
     rest: Option<DuplicateModelCheck>,
-    response: Response,
+    /// The inspection of its response, while there is one.
+    inspection: Option<Inspection>,
 }
 
-/// How far a response has come.
-#[derive(Debug)]
-enum Response {
-    /// It has not come, or is passed on as it comes.
-    Passing,
-    /// It is inspected.
-    Inspected(Inspection),
-}
-
-type Outcomes = Result<(RequestFlow, Then), Reply>;
+/// The state after an event and what becomes of the message, or the reply that the caller gets instead.
+type Transition = Result<(RequestFlow, Then), Reply>;
 
 impl RequestFlow {
     /// The state after an event, and what becomes of the message at hand.
@@ -211,7 +204,7 @@ impl RequestFlow {
         }
     }
 
-    fn advance(self, event: Event, ctx: &Context<'_>, changes: &mut Changes) -> Outcomes {
+    fn advance(self, event: Event, ctx: &Context<'_>, changes: &mut Changes) -> Transition {
         match (self, event) {
             (Self::New, Event::Head { ended }) => head(ctx, changes, ended),
             (Self::AwaitingModel(state), Event::Body { size, ended }) => {
@@ -271,7 +264,7 @@ impl RequestFlow {
 }
 
 /// Admits a request by its head.
-fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Outcomes {
+fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
     let pairs = ctx.host.request_headers();
     let head = Head::read(&pairs);
     for name in &head.remove {
@@ -359,7 +352,7 @@ fn await_model(
     head: &Head<'_>,
     admitted: Admitted,
     requirement: ModelRequirement,
-) -> Outcomes {
+) -> Transition {
     let config = &ctx.gateway.config;
     let fields = config.affinities.iter().filter_map(Affinity::field);
     let check_at = ctx.now() + BODY_CHECK;
@@ -388,7 +381,7 @@ impl AwaitingModel {
         changes: &mut Changes,
         size: usize,
         ended: bool,
-    ) -> Outcomes {
+    ) -> Transition {
         self.reader.push(&ctx.host.request_body(self.held, size)).map_err(RequestError::from)?;
         let is_complete = ended || self.admitted.content_length == Some(size as u64);
         if is_complete {
@@ -438,7 +431,7 @@ impl AwaitingModel {
     }
 
     /// Checks whether Envoy holds the body back. Where some of it was seen, the caller is waited for.
-    fn wake_up(mut self, ctx: &Context<'_>) -> Outcomes {
+    fn wake_up(mut self, ctx: &Context<'_>) -> Transition {
         if self.held > 0 {
             return Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)));
         }
@@ -495,7 +488,7 @@ impl AwaitingToken {
         changes: &mut Changes,
         size: usize,
         ended: bool,
-    ) -> Outcomes {
+    ) -> Transition {
         if let Some(rest) = &mut self.routed.rest {
             rest.read(&ctx.host.request_body(self.body.size, size), ended)?;
         }
@@ -504,15 +497,15 @@ impl AwaitingToken {
             let wake_up = Then::Pause(Some(ctx.now() + TOKEN_POLL));
             return Ok((RequestFlow::AwaitingToken(self), wake_up));
         }
-        self.look(ctx, changes)
+        self.try_forward(ctx, changes)
     }
 
-    fn wake_up(mut self, ctx: &Context<'_>, changes: &mut Changes) -> Outcomes {
+    fn wake_up(mut self, ctx: &Context<'_>, changes: &mut Changes) -> Transition {
         let now = ctx.now();
         // A clock that is set back makes no request wait for longer.
         self.deadline = self.deadline.min(now + ctx.gateway.config.token_wait);
         if self.body.size == 0 || self.body.ended {
-            return self.look(ctx, changes);
+            return self.try_forward(ctx, changes);
         }
         // Where Envoy holds some of a body and the request goes on from here, Envoys without the
         // correction of envoyproxy/envoy#46841 lose the body's next piece. From that piece's own event it
@@ -525,33 +518,30 @@ impl AwaitingToken {
     }
 
     /// Chooses by what is known of backends now, and forwards the request if there is a token.
-    fn look(mut self, ctx: &Context<'_>, changes: &mut Changes) -> Outcomes {
+    fn try_forward(mut self, ctx: &Context<'_>, changes: &mut Changes) -> Transition {
         let states = ctx.gateway.states(ctx.host, ctx.now());
         let chosen = self.routed.destination.choose_again(&states.get(), ctx.now());
-        let now = ctx.now();
-        let backend = self.routed.destination.backend()?;
-        if ctx.gateway.admit(backend, ctx.host, now, self.deadline)?.is_some() {
-            // That all backends are in cooldown is told when there is a token.
-            chosen?;
-        }
-        self.routed.forward_until(ctx, changes, self.body, self.deadline)
+        self.routed.forward_until(ctx, changes, self.body, self.deadline, chosen)
     }
 }
 
 impl Routed {
-    fn forward(self, ctx: &Context<'_>, changes: &mut Changes, body: HeldBody) -> Outcomes {
+    fn forward(self, ctx: &Context<'_>, changes: &mut Changes, body: HeldBody) -> Transition {
         let deadline = ctx.now() + ctx.gateway.config.token_wait;
-        self.forward_until(ctx, changes, body, deadline)
+        self.forward_until(ctx, changes, body, deadline, Ok(()))
     }
 
-    /// Forwards the request if there is a token, or has it wait for one.
+    /// Forwards the request if there is a token, or has it wait for one. `chosen` tells whether its
+    /// destination was chosen by what is known of backends now; that all are in cooldown is told when there
+    /// is a token.
     fn forward_until(
         mut self,
         ctx: &Context<'_>,
         changes: &mut Changes,
         body: HeldBody,
         deadline: SystemTime,
-    ) -> Outcomes {
+        mut chosen: Result<(), RoutingError>,
+    ) -> Transition {
         let now = ctx.now();
         for _ in 0..MOST_CLAIMS {
             let backend = self.destination.backend()?;
@@ -560,6 +550,7 @@ impl Routed {
                 let wake_up = Then::Pause(Some(now + TOKEN_POLL));
                 return Ok((RequestFlow::AwaitingToken(state), wake_up));
             };
+            chosen?;
             // Another request may have claimed the probe since this one chose its backend.
             let is_claimed = self.destination.probed().map(|pool| {
                 let (cooldowns, model) = (&ctx.gateway.cooldowns, &pool.model.name);
@@ -569,8 +560,9 @@ impl Routed {
                 return self.send(ctx, changes, &bearer, is_claimed.is_some());
             }
             let states = ctx.gateway.states(ctx.host, now);
-            self.destination.choose_again(&states.get(), now)?;
+            chosen = self.destination.choose_again(&states.get(), now);
         }
+        chosen?;
         let backend = self.destination.backend()?;
         match ctx.gateway.admit(backend, ctx.host, now, deadline)? {
             Some(bearer) => self.send(ctx, changes, &bearer, false),
@@ -585,7 +577,7 @@ impl Routed {
         changes: &mut Changes,
         bearer: &Bearer,
         is_probe: bool,
-    ) -> Outcomes {
+    ) -> Transition {
         let Self { subscription, destination, path, model, content_length, rest } = self;
         let backend = Arc::clone(destination.backend()?);
         if let Some(deployment) = destination.deployment()? {
@@ -621,8 +613,7 @@ impl Routed {
             Destination::Default(_) | Destination::Single { .. } => None,
         };
         ctx.host.add(Counter::Forwarded { backend: &name }, 1);
-        let response = Response::Passing;
-        let state = Forwarded { backend: name, pool, rest, response };
+        let state = Forwarded { backend: name, pool, rest, inspection: None };
         Ok((RequestFlow::Forwarded(state), Then::Continue))
     }
 }
@@ -642,7 +633,6 @@ fn register(
         gateway: Rc::clone(gateway),
         plan,
         is_probe,
-        written_for: first.clone(),
         attempts: 0,
         last: LastAttempt::None,
         whole_since: None,
@@ -696,7 +686,7 @@ impl DuplicateModelCheck {
 impl Forwarded {
     /// Reads the next piece of the body as it passes. None is held: Envoy would put it behind what its router
     /// keeps for a retry, show this filter all of that, and send all of it again (envoyproxy/envoy#45470).
-    fn read(mut self, ctx: &Context<'_>, size: usize, ended: bool) -> Outcomes {
+    fn read(mut self, ctx: &Context<'_>, size: usize, ended: bool) -> Transition {
         if let Some(rest) = &mut self.rest {
             rest.read(&ctx.host.request_body(0, size), ended)?;
         }
@@ -718,7 +708,7 @@ impl Forwarded {
             .and_then(|(backend, status)| Inspection::begin(ctx, &backend, status));
         let then = match inspection {
             Some((inspection, then)) => {
-                self.response = Response::Inspected(inspection);
+                self.inspection = Some(inspection);
                 then
             }
             None => Then::Continue,
@@ -743,28 +733,20 @@ impl Forwarded {
         size: Option<usize>,
         ended: bool,
     ) -> (RequestFlow, Then) {
-        let then = match std::mem::replace(&mut self.response, Response::Passing) {
-            Response::Inspected(inspection) => {
-                let (inspection, then) = inspection.read(ctx, changes, size, ended);
-                if let Some(inspection) = inspection {
-                    self.response = Response::Inspected(inspection);
-                }
-                then
-            }
-            Response::Passing => Then::Continue,
+        let Some(inspection) = self.inspection.take() else {
+            return (RequestFlow::Forwarded(self), Then::Continue);
         };
+        let (inspection, then) = inspection.read(ctx, changes, size, ended);
+        self.inspection = inspection;
         (RequestFlow::Forwarded(self), then)
     }
 
     fn wake_up(mut self, ctx: &Context<'_>) -> (RequestFlow, Then) {
-        let then = match std::mem::replace(&mut self.response, Response::Passing) {
-            Response::Inspected(inspection) => {
-                let (inspection, then) = inspection.wake_up(ctx);
-                self.response = Response::Inspected(inspection);
-                then
-            }
-            Response::Passing => Then::Pause(None),
+        let Some(inspection) = self.inspection.take() else {
+            return (RequestFlow::Forwarded(self), Then::Pause(None));
         };
+        let (inspection, then) = inspection.wake_up(ctx);
+        self.inspection = Some(inspection);
         (RequestFlow::Forwarded(self), then)
     }
 }
@@ -782,19 +764,22 @@ fn pool_response(
             ctx.host.add(Counter::Retries, retries as u64);
         }
     };
-    if let LastAttempt::Pending { backend } = &request.last {
-        // `upstream_reset_before_response_started{…}`, and not the reply to a caller's broken request.
-        let details = ctx.host.response_code_details().unwrap_or_default();
-        if details.is_empty() || details.starts_with(b"upstream_") {
-            ctx.host.add(Counter::Attempt { backend, result: AttemptResult::Failed }, 1);
-            let found_no_connection = memmem::find(&details, b"connection_failure").is_some();
-            if request.is_backends_failure() || found_no_connection {
-                request.failed.push(backend.clone());
-            }
+    let details = match &request.last {
+        LastAttempt::None | LastAttempt::Pending { .. } => {
+            ctx.host.response_code_details().unwrap_or_default()
         }
+        LastAttempt::Responded { .. } | LastAttempt::Replied(_) => Vec::new(),
+    };
+    // `upstream_reset_before_response_started{…}`, and not the reply to a caller's broken request.
+    if details.is_empty() || details.starts_with(b"upstream_") {
+        request.connection_failed |= memmem::find(&details, b"connection_failure").is_some();
+        request.note_failure(ctx.host);
     }
     if !request.failed.is_empty() {
         request.settle_failures(ctx.host, false, ctx.now());
+    }
+    if details == VIA_UPSTREAM {
+        return response_by_another_module(ctx, request);
     }
     match &request.last {
         LastAttempt::Responded { backend, status } => {
@@ -802,10 +787,6 @@ fn pool_response(
             Some((backend.clone(), *status))
         }
         LastAttempt::Pending { backend } => {
-            let details = ctx.host.response_code_details();
-            if details.as_deref() == Some(VIA_UPSTREAM) {
-                return response_by_another_module(ctx, request);
-            }
             retries(request.attempts);
             changes.remove(RETRY);
             changes.set(BACKEND, backend.as_str());
@@ -822,10 +803,7 @@ fn pool_response(
             changes.set(REASON, reason.name());
             None
         }
-        LastAttempt::None => match ctx.host.response_code_details().as_deref() {
-            Some(VIA_UPSTREAM) => response_by_another_module(ctx, request),
-            _ => None,
-        },
+        LastAttempt::None => None,
     }
 }
 
@@ -840,18 +818,12 @@ fn response_by_another_module(
     let headers = ctx.host.response_headers();
     let (_, name) = headers.iter().find(|(name, _)| name == BACKEND)?;
     let backend = String::from_utf8(name.clone()).ok()?;
-    let outcome = Outcome::of_status(status, || {
-        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        retry_after::read(headers, ctx.now())
-    });
+    let outcome = Outcome::of_status(status, || retry_after::read(pairs(&headers), ctx.now()));
     if outcome == Outcome::Failed {
         request.failed.push(backend.clone());
         request.settle_failures(ctx.host, false, ctx.now());
     } else {
-        let of = (backend.as_str(), request.plan.model.name.as_str());
-        let Gateway { cooldowns, config, .. } = &*request.gateway;
-        let ended = (outcome, Evidence::Confirmed);
-        cooldowns.record(ctx.host, of, ended, &config.failover, || ctx.now());
+        request.record(ctx.host, &backend, (outcome, Evidence::Confirmed), || ctx.now());
     }
     Some((backend, status))
 }
