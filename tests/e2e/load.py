@@ -14,7 +14,6 @@ right content.
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count, cycle
@@ -26,6 +25,7 @@ from e2e import config
 from e2e.calls import API_VERSION
 from e2e.gateway import Gateway
 from e2e.regions import own_headers
+from e2e.side_by_side import SideBySide
 from e2e.wire import Connection, Head, Response, request
 
 Json = Dict[str, Any]
@@ -239,7 +239,7 @@ class Held:
         connection.close()
 
 
-class Load:
+class Load(SideBySide[int]):
     """The clients: the first keeps its connection, the others open another one again and again.
     A response that is not right ends its client, and then the test.
 
@@ -254,19 +254,10 @@ class Load:
         self._marks = count()
         self._once = iter(_ONCE)
         self._errors: List[BaseException] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(client,))
-                         for client in range(_CLIENTS)]
+        super().__init__(range(_CLIENTS))
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
         if self._errors:
             raise self._errors[0]
 
@@ -351,11 +342,11 @@ class Load:
         assert (seen.target, seen.body) in [sent.as_attempt(name) for name in names], (sent, seen)
         assert seen.header_values("content-length") == [str(len(seen.body))], (sent, seen)
 
-    def _run(self, client: int) -> None:
+    def call(self, client: int) -> None:
         connection, used, version = None, 0, self.version
         try:
             for fields in _requests(client):
-                if self._stop.is_set():
+                if self.stop.is_set():
                     break
                 if connection is None or (used == _ON_ONE_CONNECTION and client):
                     if connection is not None:

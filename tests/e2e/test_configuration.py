@@ -19,6 +19,7 @@ from e2e.edits import PLUGIN, Edit, configured, put
 from e2e.envoy import EnvoyFailed
 from e2e.gateway import Gateway, Rejected
 from e2e.identity import closed_gate, fetched
+from e2e.side_by_side import SideBySide
 from e2e.single import BODY, CHAT, KEY, MODEL, OTHER_KEY, Json, assert_refused, chat, east, settings
 
 Start = Callable[..., Gateway]
@@ -167,19 +168,18 @@ def test_a_struct_is_refused_with_the_same_lines_as_json_text(
 # Replaced
 
 
-class Load:
+class Load(SideBySide[bool]):
     """Requests that flow while it is entered, each on a connection of its own and on kept ones."""
 
     def __init__(self, gateway: Gateway, key: str) -> None:
         self.results: List[str] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(gateway, key, kept))
-                         for kept in (True, False)]
+        self._gateway, self._key = gateway, key
+        super().__init__((True, False))
 
-    def _run(self, gateway: Gateway, key: str, kept: bool) -> None:
-        headers = {"api-key": key, **({} if kept else {"connection": "close"})}
-        with httpx.Client(base_url=gateway.url, timeout=HANG_LIMIT, trust_env=False) as http:
-            while not self._stop.wait(0.002):
+    def call(self, kept: bool) -> None:
+        headers = {"api-key": self._key, **({} if kept else {"connection": "close"})}
+        with httpx.Client(base_url=self._gateway.url, timeout=HANG_LIMIT, trust_env=False) as http:
+            while not self.stop.wait(0.002):
                 try:
                     answer = http.post(CHAT, headers=headers, json=BODY)
                     self.results.append(
@@ -187,20 +187,10 @@ class Load:
                 except httpx.HTTPError as error:
                     self.results.append(repr(error))
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def grow(self, gateway: Gateway, by: int = 20) -> None:
+    def grow(self, by: int = 20) -> None:
         """Returns when so many more requests have been answered."""
         enough = len(self.results) + by
-        gateway.envoy.wait_until(lambda: len(self.results) >= enough, f"{by} more requests")
+        self._gateway.envoy.wait_until(lambda: len(self.results) >= enough, f"{by} more requests")
 
 
 def test_reloads_under_load_fail_no_request_and_fetch_no_token(
@@ -211,11 +201,11 @@ def test_reloads_under_load_fail_no_request_and_fetch_no_token(
         assert_refused(chat(gateway, new_key), 401, "unknown_key")
         with Load(gateway, KEY) as load:
             for number in range(5):
-                load.grow(gateway)
+                load.grow()
                 keys = (KEY, new_key) if number % 2 == 0 else (KEY, OTHER_KEY)
                 gateway.reconfigure(settings(resource, keys=keys))
-            load.grow(gateway)
-            load.grow(gateway)
+            load.grow()
+            load.grow()
             for _ in range(10):
                 assert chat(gateway, new_key).status_code == 200
                 assert_refused(chat(gateway, OTHER_KEY), 401, "unknown_key")
@@ -267,10 +257,10 @@ def test_a_wrong_replacement_is_refused_and_the_old_configuration_serves_on(
     with start_gateway(good, lds=True) as gateway:
         assert chat(gateway).status_code == 200
         with Load(gateway, KEY) as load:
-            load.grow(gateway)
+            load.grow()
             with pytest.raises(Rejected):
                 gateway.reconfigure(good, as_text(document(good)))
-            load.grow(gateway)
+            load.grow()
         assert_says(gateway.envoy.log_text(), expected)
         assert set(load.results) == {"200"}
         gateway.reconfigure(settings(resource, keys=(KEY, OTHER_KEY)))

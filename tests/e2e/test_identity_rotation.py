@@ -4,7 +4,6 @@ flow. What is proved here is Envoy's doing as much as the module's: run it on ev
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from e2e.edits import LISTENERS, remove
 from e2e.envoy import EnvoyFailed
 from e2e.gateway import Gateway
 from e2e.identities import Identities, SignIn
+from e2e.side_by_side import SideBySide
 from e2e.wire import Response
 
 FILES = {"workload_identity": TOKEN_FILE, "client_secret": SECRET_FILE}
@@ -164,26 +164,16 @@ def test_a_file_that_no_listener_serves_is_a_failure_like_others(workers: int, t
 # Files that are replaced while requests flow
 
 
-class Traffic:
+class Traffic(SideBySide[int]):
     """Requests for these models without a pause, from some callers at once, while it is entered."""
 
     def __init__(self, found: Identities, gateway: Gateway, callers: int = 3) -> None:
         self.statuses: List[int] = []
-        self._found, self._gateway, self._ended = found, gateway, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(callers)]
+        self._found, self._gateway = found, gateway
+        super().__init__(range(callers))
 
-    def __enter__(self) -> "Traffic":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
+    def call(self, _client: int) -> None:
+        while not self.stop.is_set():
             for name in self._found.all:
                 try:
                     self.statuses.append(self._found.chat(self._gateway, name).status)

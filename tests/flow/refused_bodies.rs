@@ -38,6 +38,10 @@ fn refused(model: &str) -> Vec<(&'static str, &'static str, String)> {
     ]
 }
 
+fn upload(kind: &str, body: impl AsRef<[u8]>) -> Request {
+    Request::new("POST", CHAT).header("api-key", KEY).header("content-type", kind).body(body)
+}
+
 /// Sends a body in pieces of a size, of which the last is not marked as such: HTTP/2 without END_STREAM, or
 /// HTTP/1.1 before Envoy has noticed the end.
 fn send(worker: &std::rc::Rc<Worker>, request: &Request, size: usize) -> String {
@@ -56,11 +60,7 @@ fn a_refused_body_with_a_length_never_arrives_whole() {
         for (name, kind, body) in refused(model) {
             for size in 1..=body.len() {
                 let (process, worker) = started();
-                let request = Request::new("POST", CHAT)
-                    .header("api-key", KEY)
-                    .header("content-type", kind)
-                    .body(&body)
-                    .content_length();
+                let request = upload(kind, &body).content_length();
                 let told = send(&worker, &request, size);
                 assert_eq!(told, "400 missing_model", "{name} for {model} in pieces of {size}");
                 for arrived in process.arrived() {
@@ -83,10 +83,7 @@ fn undecided_bytes_of_a_form_are_not_forwarded() {
         let part = body.find("name=\"x\"").unwrap();
         for cut in part - 30..part + 8 {
             let (process, worker) = started();
-            let request = Request::new("POST", CHAT)
-                .header("api-key", KEY)
-                .header("content-type", FORM)
-                .body(&body);
+            let request = upload(FORM, &body);
             let call = worker.begin(&request, false);
             call.piece(&body.as_bytes()[..cut], false);
             assert_eq!(process.arrived().len(), 0, "cut at {cut}");
@@ -108,11 +105,7 @@ fn a_whole_body_goes_on_before_its_end_is_marked() {
     ] {
         for size in [1, 7, body.len()] {
             let (process, worker) = started();
-            let request = Request::new("POST", CHAT)
-                .header("api-key", KEY)
-                .header("content-type", kind)
-                .body(&body)
-                .content_length();
+            let request = upload(kind, &body).content_length();
             let call = worker.begin(&request, false);
             for piece in request.body.chunks(size) {
                 call.piece(piece, false);
@@ -135,11 +128,7 @@ fn no_piece_is_held_behind_others_that_have_gone_on() {
             "\r\n--b\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\nvalue\r\n--b--\r\n";
         for cut in 1..rest.len() {
             let (process, worker) = started();
-            let request = Request::new("POST", CHAT)
-                .header("api-key", KEY)
-                .header("content-type", FORM)
-                .body(start.clone() + rest)
-                .content_length();
+            let request = upload(FORM, start.clone() + rest).content_length();
             let call = worker.begin(&request, false);
             call.piece(start.as_bytes(), false);
             call.piece(&rest.as_bytes()[..cut], false);
