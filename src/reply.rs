@@ -173,7 +173,7 @@ impl From<AccessError> for Reply {
             AccessError::ConflictingKeys => Reason::ConflictingKeys
                 .because("The request has two different keys. Send only one of them."),
             AccessError::RepeatedKey => Reason::ConflictingKeys
-                .because("A header that holds the key came more than once. Send it once."),
+                .because("The request has a header with the key more than once. Send this header once."),
             AccessError::Suspended { id } => Reason::InactiveSubscription.because(format!(
                 "Subscription {id} is suspended. Ask the operator of this gateway to make it active."
             )),
@@ -205,7 +205,7 @@ impl From<RequestError> for Reply {
     fn from(error: RequestError) -> Self {
         match error {
             RequestError::Path(error) => Reason::UnknownOperation.because(format!(
-                "Write the path plainly, as the Azure OpenAI reference does: {error}."
+                "The path cannot be used: {error}. Write it as the Azure OpenAI reference does."
             )),
             RequestError::UnknownOperation => Reason::UnknownOperation.because(
                 "This gateway serves the Azure OpenAI data plane: paths that begin with \
@@ -218,8 +218,8 @@ impl From<RequestError> for Reply {
                 "The query names a model more than once. Name it once, as model=… or deployment=….",
             ),
             RequestError::NearModelInQuery => Reason::MissingModel.because(
-                "A parameter of the query is nearly named as the one that names the model. Write model=… or \
-                 deployment=…, without spaces or brackets in the name.",
+                "The name of a query parameter is similar to model or deployment, but not the same. Write \
+                 model=… or deployment=…, without spaces or brackets in the parameter's name.",
             ),
             RequestError::BodyKind(error) => {
                 let advice = match error {
@@ -254,7 +254,10 @@ impl From<RoutingError> for Reply {
     fn from(error: RoutingError) -> Self {
         match error {
             RoutingError::AllInCooldown { wait } => Reason::AllBackendsThrottled
-                .because("Every backend of this model is throttled. Retry after the given time.")
+                .because(
+                    "Every backend of this model is in cooldown after throttling or failures. Retry after the \
+                     given time.",
+                )
                 .retry_after(wait),
             RoutingError::NotOnDefaultBackend => Reason::UnknownModel.because(
                 "This model has no deployment on the Azure resource that keeps this subscription's \
@@ -266,7 +269,7 @@ impl From<RoutingError> for Reply {
                  this gateway has to render them again.",
             ),
             RoutingError::NoBackendLeft => Reason::BackendFailed.because(
-                "The backend failed without a response, and there is no other one to try in time. Try again.",
+                "The backend failed without a response, and no other backend can be tried now. Try again.",
             ),
         }
     }
@@ -288,8 +291,8 @@ impl From<IdentityError> for Reply {
                 .retry_after(wait),
             IdentityError::Stalled => Reason::TokenUnavailable
                 .because(
-                    "This gateway had no token for Azure when the request came, and the rest of its body has \
-                     not come since then. Try again.",
+                    "This gateway had no token for Azure when the request came, and the rest of the request's \
+                     body did not come in time. Try again.",
                 )
                 .retry_after(Duration::from_secs(1)),
         }
