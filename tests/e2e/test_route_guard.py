@@ -61,10 +61,7 @@ def unfiltered_url(rendered_bootstrap: Json, start_envoy: Callable[..., Envoy]) 
 @pytest.fixture(scope="module")
 def routes_url(rendered_bootstrap: Json, start_envoy: Callable[..., Envoy]) -> str:
     """The routes alone: the test says in the header what the filter would."""
-    without = _without_filters(rendered_bootstrap)
-    for manager in _managers(without):
-        del manager["early_header_mutation_extensions"]
-    return _url(start_envoy(without))
+    return _url(start_envoy(_routes_alone(rendered_bootstrap)))
 
 
 CLUSTERS: Dict[str, Pairs] = {
@@ -167,15 +164,13 @@ def test_envoy_tells_the_backend_and_the_attempts(
 
 def test_the_member_that_answers_is_named_where_all_connections_are_refused(
         rendered_bootstrap: Json, start_envoy: Callable[..., Envoy]) -> None:
-    without = _without_filters(rendered_bootstrap)
-    for manager in _managers(without):
-        del manager["early_header_mutation_extensions"]
-    for cluster in without["static_resources"]["clusters"]:
+    alone = _routes_alone(rendered_bootstrap)
+    for cluster in alone["static_resources"]["clusters"]:
         for locality in cluster.get("load_assignment", {}).get("endpoints", []):
             for endpoint in locality["lb_endpoints"]:
                 # A port that the system gives to nobody.
                 endpoint["endpoint"]["address"]["socket_address"]["port_value"] = 1
-    response = _post(_url(start_envoy(without)), "single",
+    response = _post(_url(start_envoy(alone)), "single",
                      [(CLUSTER_HEADER, "aoai/eastus>sweden")])
     found = [response.headers.get(f"x-aoai-{name}") for name in ("backend", "attempts")]
     assert (response.status_code, found) == (503, ["sweden", "2"])
@@ -210,4 +205,12 @@ def _without_filters(found: Json) -> Json:
                for one in cluster.get("typed_extension_protocol_options", {}).values()]
     for chain in (*_managers(copy), *options):
         chain["http_filters"] = [one for one in chain["http_filters"] if one["name"] != "aoai"]
+    return copy
+
+
+def _routes_alone(found: Json) -> Json:
+    """A copy without the module, in which the routes obey a caller's header."""
+    copy = _without_filters(found)
+    for manager in _managers(copy):
+        del manager["early_header_mutation_extensions"]
     return copy
