@@ -2,6 +2,7 @@
 //! be it a request's or a response's.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::base::clock::is_over;
@@ -11,34 +12,30 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The requests of a worker that wait, each with what is needed to wake it up.
 #[derive(Debug)]
-pub struct Pending<W>(RefCell<Vec<(u32, SystemTime, W)>>);
+pub struct Pending<W>(RefCell<BTreeMap<u32, (SystemTime, W)>>);
 
 impl<W> Default for Pending<W> {
     fn default() -> Self {
-        Self(RefCell::new(Vec::new()))
+        Self(RefCell::new(BTreeMap::new()))
     }
 }
 
 impl<W: Clone> Pending<W> {
     /// A request waits until this time at the longest.
     pub fn add(&self, id: u32, at: SystemTime, waker: W) {
-        let mut all = self.0.borrow_mut();
-        match all.iter_mut().find(|(known, ..)| *known == id) {
-            Some((_, known, _)) => *known = at,
-            None => all.push((id, at, waker)),
-        }
+        self.0.borrow_mut().insert(id, (at, waker));
     }
 
     /// A request waits no longer.
     pub fn remove(&self, id: u32) {
-        self.0.borrow_mut().retain(|(known, ..)| *known != id);
+        self.0.borrow_mut().remove(&id);
     }
 
     /// Takes out those whose time has come, or all of them. A time that is further off than any was made
     /// before the clock was set back.
     pub fn take(&self, due: Option<SystemTime>) -> Vec<(u32, W)> {
         let mut taken = Vec::new();
-        self.0.borrow_mut().retain(|(id, at, waker)| {
+        self.0.borrow_mut().retain(|id, (at, waker)| {
             let waits_on = due.is_some_and(|now| !is_over(*at, LONGEST_WAIT, now));
             if !waits_on {
                 taken.push((*id, waker.clone()));
@@ -50,7 +47,7 @@ impl<W: Clone> Pending<W> {
 
     /// When the first of them is due.
     pub fn next(&self) -> Option<SystemTime> {
-        self.0.borrow().iter().map(|(_, at, _)| *at).min()
+        self.0.borrow().values().map(|(at, _)| *at).min()
     }
 }
 
