@@ -40,10 +40,16 @@ pub enum Reason {
     TokenUnavailable,
     /// The identity endpoint refuses for good.
     TokenRefused,
-    /// Every backend of the model is in cooldown.
+    /// Every backend of the model is in cooldown, and at least one of them throttles.
     AllBackendsThrottled,
-    /// A backend failed, and no other one is tried.
+    /// Every backend of the model is in cooldown after failures.
+    AllBackendsFailed,
+    /// Every backend of the model is misconfigured.
+    BackendMisconfigured,
+    /// A backend failed without a response, and no other one is tried.
     BackendFailed,
+    /// A backend took the request and did not respond in time.
+    BackendTimeout,
     /// The pool's endpoints do not match the configuration.
     UnknownBackend,
 }
@@ -57,11 +63,13 @@ pub struct Reply {
     pub message: String,
     /// The time after which to retry, where that is known.
     pub retry_after: Option<Duration>,
+    /// The name of the operator's mistake, where one is the reason.
+    pub diagnosis: Option<String>,
 }
 
 impl Reason {
     /// All of them, in the order of the public table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::MissingKey,
         Self::UnknownKey,
         Self::ConflictingKeys,
@@ -75,7 +83,10 @@ impl Reason {
         Self::TokenUnavailable,
         Self::TokenRefused,
         Self::AllBackendsThrottled,
+        Self::AllBackendsFailed,
+        Self::BackendMisconfigured,
         Self::BackendFailed,
+        Self::BackendTimeout,
         Self::UnknownBackend,
     ];
 
@@ -95,7 +106,10 @@ impl Reason {
             Self::TokenUnavailable => ("token_unavailable", 503, "503"),
             Self::TokenRefused => ("token_refused", 503, "503"),
             Self::AllBackendsThrottled => ("all_backends_throttled", 429, "429"),
+            Self::AllBackendsFailed => ("all_backends_failed", 503, "503"),
+            Self::BackendMisconfigured => ("backend_misconfigured", 502, "502"),
             Self::BackendFailed => ("backend_failed", 503, "503"),
+            Self::BackendTimeout => ("backend_timeout", 504, "504"),
             Self::UnknownBackend => ("unknown_backend", 500, "500"),
         }
     }
@@ -117,7 +131,7 @@ impl Reason {
 
     /// A local reply for this reason.
     pub fn because(self, message: impl Into<String>) -> Reply {
-        Reply { reason: self, message: message.into(), retry_after: None }
+        Reply { reason: self, message: message.into(), retry_after: None, diagnosis: None }
     }
 }
 
@@ -133,15 +147,14 @@ impl Reply {
             ("content-type", "application/json".to_owned()),
             ("x-aoai-reason", self.reason.name().to_owned()),
         ];
-        if let Some(wait) = self.retry_after {
-            // Rounded up, so that no caller retries too early; `retry-after` knows only seconds.
-            let milliseconds = wait.as_micros().div_ceil(1000).max(1);
-            let seconds = milliseconds.div_ceil(1000);
-            headers.push(("retry-after", seconds.to_string()));
-            headers.push(("retry-after-ms", milliseconds.to_string()));
+        headers.extend(self.retry_after.into_iter().flat_map(retry_after_headers));
+        if let Some(diagnosis) = &self.diagnosis {
+            headers.push(("x-aoai-diagnosis", diagnosis.clone()));
         }
-        if self.reason == Reason::TokenRefused {
-            // Official clients retry a 503 without this header.
+        let is_operators =
+            matches!(self.reason, Reason::TokenRefused | Reason::BackendMisconfigured);
+        if is_operators && self.retry_after.is_none() {
+            // Official clients retry a 5xx without this header.
             headers.push(("x-should-retry", "false".to_owned()));
         }
         headers
@@ -157,6 +170,14 @@ impl Reply {
             text(&self.message),
         )
     }
+}
+
+/// The headers that tell official clients after which time to retry.
+pub fn retry_after_headers(wait: Duration) -> [(&'static str, String); 2] {
+    // Rounded up, so that no caller retries too early; `retry-after` knows only seconds.
+    let milliseconds = wait.as_micros().div_ceil(1000).max(1);
+    let seconds = milliseconds.div_ceil(1000);
+    [("retry-after", seconds.to_string()), ("retry-after-ms", milliseconds.to_string())]
 }
 
 impl From<AccessError> for Reply {
@@ -253,12 +274,18 @@ impl From<RequestError> for Reply {
 impl From<RoutingError> for Reply {
     fn from(error: RoutingError) -> Self {
         match error {
-            RoutingError::AllInCooldown { wait } => Reason::AllBackendsThrottled
+            RoutingError::AllThrottled { wait } => Reason::AllBackendsThrottled
                 .because(
                     "Every backend of this model is in cooldown after throttling or failures. Retry after the \
                      given time.",
                 )
                 .retry_after(wait),
+            RoutingError::AllFailed { wait } => Reason::AllBackendsFailed
+                .because(
+                    "Every backend of this model has failed, and is in cooldown. Retry after the given time.",
+                )
+                .retry_after(wait),
+            RoutingError::AllMisconfigured { diagnosis } => Reply::misconfigured(diagnosis),
             RoutingError::NotOnDefaultBackend => Reason::UnknownModel.because(
                 "This model has no deployment on the Azure resource that keeps this subscription's \
                  assistants and threads. Use a model that has one.",
@@ -268,9 +295,7 @@ impl From<RoutingError> for Reply {
                  metadata {aoai: {backend: NAME}} with the name of a backend of the model. The operator of \
                  this gateway has to render them again.",
             ),
-            RoutingError::NoBackendLeft => Reason::BackendFailed.because(
-                "The backend failed without a response, and no other backend can be tried now. Try again.",
-            ),
+            RoutingError::NoBackendLeft => Reply::no_response(),
         }
     }
 }
@@ -300,6 +325,40 @@ impl From<IdentityError> for Reply {
 }
 
 impl Reply {
+    /// The backend failed without a response, and no other one is tried.
+    pub fn no_response() -> Self {
+        Reason::BackendFailed.because(
+            "The backend failed without a response, and no other backend can be tried now. Try again.",
+        )
+    }
+
+    /// The backend has not responded in time.
+    pub fn timeout() -> Self {
+        Reason::BackendTimeout.because(
+            "The backend took the request and did not respond in time. Try again; a response that takes long \
+             is better streamed.",
+        )
+    }
+
+    /// Envoy's circuit breaker lets no more requests to the backend.
+    pub fn circuit_breaker() -> Self {
+        let reply = Reason::BackendFailed.because(
+            "There are more requests to the backend at once than this gateway's Envoy allows (circuit \
+             breaker). Try again in a moment.",
+        );
+        reply.retry_after(Duration::from_secs(1))
+    }
+
+    /// Every backend is misconfigured; the first one in this way. Whose mistake it is is told to callers, and
+    /// nothing of what Azure says about the operator's resources.
+    pub fn misconfigured(diagnosis: impl Into<String>) -> Self {
+        let reply = Reason::BackendMisconfigured.because(
+            "This gateway's access to Azure is misconfigured; the request is not at fault. The operator of this \
+             gateway finds the cause and the remedy in its log, and by aoai doctor.",
+        );
+        Self { diagnosis: Some(diagnosis.into()), ..reply }
+    }
+
     /// Envoy holds a body back that the filter waits for.
     pub fn body_not_delivered() -> Self {
         Reason::BodyNotDelivered.because(
@@ -337,7 +396,10 @@ mod tests {
                 ("token_unavailable", 503, "503"),
                 ("token_refused", 503, "503"),
                 ("all_backends_throttled", 429, "429"),
+                ("all_backends_failed", 503, "503"),
+                ("backend_misconfigured", 502, "502"),
                 ("backend_failed", 503, "503"),
+                ("backend_timeout", 504, "504"),
                 ("unknown_backend", 500, "500"),
             ]
         );
@@ -377,11 +439,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_refused_token_has_x_should_retry_false() {
+    fn only_an_operators_mistake_has_x_should_retry_false() {
+        let has = |reply: Reply| reply.headers().contains(&("x-should-retry", "false".to_owned()));
         for reason in Reason::ALL {
-            let headers = reason.because("").headers();
-            let is_set = headers.contains(&("x-should-retry", "false".to_owned()));
-            assert_eq!(is_set, reason == Reason::TokenRefused, "{reason:?}");
+            let is_operators =
+                matches!(reason, Reason::TokenRefused | Reason::BackendMisconfigured);
+            assert_eq!(has(reason.because("")), is_operators, "{reason:?}");
         }
+        assert!(!has(Reply::misconfigured("d").retry_after(Duration::from_secs(1))));
     }
 }

@@ -58,13 +58,26 @@ impl ErrorBody {
     /// Whether its message or its code begins with this, and so does not quote it. A gap (`…`) stands for
     /// one word.
     pub fn begins_with(&self, phrase: &str) -> bool {
-        let (start, rest) = phrase.split_once(GAP).unwrap_or((phrase, ""));
+        self.behind(phrase).any(|behind| behind.is_some())
+    }
+
+    /// Whether its message or its code is this and nothing more, but for a full stop. A gap (`…`) stands for
+    /// one word.
+    pub fn is(&self, phrase: &str) -> bool {
+        self.behind(phrase).flatten().any(|behind| matches!(behind.trim_end(), "" | "."))
+    }
+
+    /// What follows a phrase that its message begins with, and its code.
+    fn behind<'a>(&'a self, phrase: &'a str) -> impl Iterator<Item = Option<&'a str>> {
         let is_end = |c: char| c.is_whitespace() || c == '`';
-        [&self.message, &self.code].into_iter().any(|text| {
-            let behind = text.trim_start().strip_prefix(start);
-            behind.is_some_and(|behind| {
-                rest.is_empty() || behind.trim_start_matches(|c| !is_end(c)).starts_with(rest)
-            })
+        [&self.message, &self.code].into_iter().map(move |text| {
+            let text = text.trim_start();
+            match phrase.split_once(GAP) {
+                None => text.strip_prefix(phrase),
+                Some((start, rest)) => {
+                    text.strip_prefix(start)?.trim_start_matches(|c| !is_end(c)).strip_prefix(rest)
+                }
+            }
         })
     }
 

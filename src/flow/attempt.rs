@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::gateway::note_that_modules_differ;
 use super::host::{pairs, Host};
+use super::inspection::{Inspected, Inspection};
 use super::measure::Counter;
 use super::pool_request::{LastAttempt, PoolReference, PoolRequest, PoolRequests};
 use super::step::{Changes, Message, Step, Then};
@@ -21,7 +22,8 @@ use crate::identity::cache::{Readiness, Slot};
 use crate::identity::IdentityError;
 use crate::reply::Reply;
 use crate::request::body::edit::{BodyEdit, BodyEditor, Piece};
-use crate::routing::cooldown::{Availability, Cooldowns, Evidence, Outcome};
+use crate::response::diagnosis::Diagnosis;
+use crate::routing::cooldown::{Availability, Claim, Cooldowns, Outcome};
 use crate::routing::plan::{Attempt, DetachedPlan};
 use crate::routing::{retry_after, RoutingError};
 
@@ -32,6 +34,8 @@ pub enum AttemptFlow {
     New(Rc<PoolRequests>),
     /// It is on its way to its backend, and there is no response.
     Sent(Sent),
+    /// Its response's head has come, and is inspected.
+    Inspecting(Sent, Inspection),
     /// Its response has begun, or it has got a local reply.
     Ended,
 }
@@ -53,8 +57,22 @@ pub enum AttemptEvent {
     },
     /// Its trailers are.
     Trailers,
-    /// The head of the response has come.
-    ResponseHead,
+    /// The head of the response has come, and is all there is where it has `ended`.
+    ResponseHead {
+        /// Whether there is no body.
+        ended: bool,
+    },
+    /// A piece of the response's body has come.
+    ResponseBody {
+        /// How many bytes the host holds, this piece included.
+        size: usize,
+        /// Whether this is the last piece.
+        ended: bool,
+    },
+    /// The response's trailers have come.
+    ResponseTrailers,
+    /// The response's head has been held for as long as it was to be.
+    WakeUp,
     /// The attempt is over.
     End,
 }
@@ -82,7 +100,10 @@ impl AttemptFlow {
     /// The state after an event, and what becomes of the message at hand.
     pub fn on(self, event: AttemptEvent, host: &dyn Host) -> (Self, Step) {
         let message = match event {
-            AttemptEvent::ResponseHead => Message::Response,
+            AttemptEvent::ResponseHead { .. }
+            | AttemptEvent::ResponseBody { .. }
+            | AttemptEvent::ResponseTrailers
+            | AttemptEvent::WakeUp => Message::Response,
             _ => Message::Request,
         };
         let mut changes = Changes::default();
@@ -108,12 +129,26 @@ impl AttemptFlow {
                 sent.whole(host, true);
                 (Self::Sent(sent), Then::Continue)
             }
-            (Self::Sent(sent), AttemptEvent::ResponseHead) => {
-                sent.response(host, &mut changes);
-                (Self::Ended, Then::Continue)
+            (Self::Sent(sent), AttemptEvent::ResponseHead { ended }) => {
+                sent.response(host, &mut changes, ended)
+            }
+            (Self::Inspecting(sent, inspection), AttemptEvent::ResponseBody { size, ended }) => {
+                sent.response_body(host, &mut changes, inspection, Some(size), ended)
+            }
+            (Self::Inspecting(sent, inspection), AttemptEvent::ResponseTrailers) => {
+                sent.response_body(host, &mut changes, inspection, None, true)
+            }
+            (Self::Inspecting(sent, inspection), AttemptEvent::WakeUp) => {
+                sent.wake_up(host, &mut changes, inspection)
             }
             (Self::Sent(sent), AttemptEvent::End) => {
                 sent.give_up(host, &mut changes);
+                (Self::Ended, Then::Continue)
+            }
+            (Self::Inspecting(sent, inspection), AttemptEvent::End) => {
+                if let (Request::Shared(request, _), true) = (&sent.request, inspection.is_held()) {
+                    request.borrow().give_back_probe(host, &sent.backend, || host.now());
+                }
                 (Self::Ended, Then::Continue)
             }
             (flow, _) => (flow, Then::Continue),
@@ -163,20 +198,33 @@ fn next_attempt(
     let placement = model.on(backend).ok_or(RoutingError::UnknownBackend)?;
     let is_first = request.plan.order.first().is_some_and(|first| first.name == backend);
     if request.attempts == 1 && is_first {
+        request.asked = Some(backend.to_owned());
         return Ok(None);
     }
     let now = host.now();
     request.note_failure(host);
-    if let LastAttempt::Pending { backend: last } = &request.last {
+    let at = |name: &str| request.plan.order.iter().position(|one| one.name == name);
+    let may_be_asked = match &request.last {
         // Envoy goes on by itself where there was no response, and from a pool's end to its beginning,
-        // too. Where there was one, it has been decided then.
-        let at = |name: &str| request.plan.order.iter().position(|one| one.name == name);
-        if at(last) >= at(backend) || !may_be_asked(request, placement, host, now) {
-            return Err(RoutingError::NoBackendLeft.into());
+        // too.
+        LastAttempt::Pending { backend: last } => {
+            at(last) < at(backend) && may_be_asked(request, placement, host, now)
         }
+        // It has been decided then that the next one may be asked; but Envoy skips a backend without an
+        // address.
+        LastAttempt::Responded { backend: last, .. } => {
+            at(last).map(|last| last + 1) == at(backend)
+                || is_available(request, placement, host, now)
+        }
+        LastAttempt::None | LastAttempt::Replied(_) => true,
+    };
+    if !may_be_asked {
+        return Err(request.exhausted(host, now));
     }
     let bearer = request.gateway.tokens_for(&placement.backend)?.newest(host, now)?;
     let bearer = bearer.ok_or(IdentityError::Unavailable { wait: super::tokens::IDLE })?;
+    request.asked = Some(backend.to_owned());
+    request.began = now;
     let attempt = request.plan.attempt(backend)?;
     let edit = attempt.body.clone();
     write(attempt, changes);
@@ -231,7 +279,12 @@ impl Sent {
         if let (Request::Shared(request, _), true) = (&self.request, ended) {
             let mut request = request.borrow_mut();
             if request.whole_since.is_none() {
-                request.whole_since = Some(host.now());
+                let now = host.now();
+                request.whole_since = Some(now);
+                if request.claim == Some(Claim::Probe) && request.attempts == 1 {
+                    let (cooldowns, model) = (&request.gateway.cooldowns, &request.plan.model);
+                    cooldowns.complete_probe(host, &self.backend, &model.name, now);
+                }
             }
         }
     }
@@ -247,48 +300,114 @@ impl Sent {
         }
     }
 
-    fn response(self, host: &dyn Host, changes: &mut Changes) {
-        let Self { backend, request, .. } = self;
+    /// The response's head: one that may tell of a misconfiguration is held until its body tells.
+    fn response(self, host: &dyn Host, changes: &mut Changes, ended: bool) -> (AttemptFlow, Then) {
         let status = host.response_status().unwrap_or_default();
         let now = std::cell::LazyCell::new(|| host.now());
+        let inspection = match &self.request {
+            Request::Shared(request, _) if !ended => {
+                let holds = &request.borrow().gateway.failed_attempt_holds;
+                Inspection::begin(host, holds, status, || *now)
+            }
+            _ => None,
+        };
+        if let Some((inspection, then @ Then::Pause(_))) = inspection {
+            return (AttemptFlow::Inspecting(self, inspection), then);
+        }
         let outcome =
             Outcome::of_status(status, || retry_after::read(pairs(&host.response_headers()), *now));
+        self.settle(host, changes, status, (outcome, None), || *now);
+        match inspection {
+            Some((inspection, then)) => (AttemptFlow::Inspecting(self, inspection), then),
+            None => (AttemptFlow::Ended, Then::Continue),
+        }
+    }
+
+    fn response_body(
+        self,
+        host: &dyn Host,
+        changes: &mut Changes,
+        inspection: Inspection,
+        size: Option<usize>,
+        ended: bool,
+    ) -> (AttemptFlow, Then) {
+        let Request::Shared(request, _) = &self.request else {
+            return (AttemptFlow::Ended, Then::Continue);
+        };
+        let was_held = inspection.is_held();
+        let gateway = Rc::clone(&request.borrow().gateway);
+        let now = std::cell::LazyCell::new(|| host.now());
+        let holds = &gateway.failed_attempt_holds;
+        let Inspected { next, then, found } = inspection.read(host, holds, || *now, size, ended);
+        if let Some(found) = &found {
+            found.report(host, &gateway, &self.backend, *now);
+        }
+        let misconfiguration = found.as_ref().filter(|found| found.is_operators());
+        let outcome =
+            misconfiguration.map(|found| Outcome::Misconfigured(found.misconfiguration()));
+        if was_held && then == Then::Continue {
+            let status = host.response_status().unwrap_or_default();
+            let outcome = outcome.unwrap_or(Outcome::Inconclusive);
+            let diagnosis = found.map(|found| found.diagnosis);
+            self.settle(host, changes, status, (outcome, diagnosis), || *now);
+        } else if let Some(outcome) = outcome {
+            request.borrow().record(host, &self.backend, outcome, false, || *now);
+        }
+        match next {
+            Some(inspection) => (AttemptFlow::Inspecting(self, inspection), then),
+            None => (AttemptFlow::Ended, then),
+        }
+    }
+
+    fn wake_up(
+        self,
+        host: &dyn Host,
+        changes: &mut Changes,
+        inspection: Inspection,
+    ) -> (AttemptFlow, Then) {
+        let Request::Shared(request, _) = &self.request else {
+            return (AttemptFlow::Ended, Then::Continue);
+        };
+        let was_held = inspection.is_held();
+        let gateway = Rc::clone(&request.borrow().gateway);
+        let now = host.now();
+        let (inspection, then) = inspection.wake_up(host, &gateway.failed_attempt_holds, now);
+        if was_held && then == Then::Continue {
+            let status = host.response_status().unwrap_or_default();
+            self.settle(host, changes, status, (Outcome::Inconclusive, None), || now);
+        }
+        (AttemptFlow::Inspecting(self, inspection), then)
+    }
+
+    /// The response is known as far as it can be, and its head is about to go on: to the caller, or to
+    /// nobody where the next backend is asked.
+    fn settle(
+        &self,
+        host: &dyn Host,
+        changes: &mut Changes,
+        status: u16,
+        (outcome, diagnosis): (Outcome, Option<&'static Diagnosis>),
+        now: impl Fn() -> SystemTime,
+    ) {
         // A backend's own header of this name decides nothing.
         changes.remove(RETRY);
-        let may_move_on = match request {
+        let backend = &self.backend;
+        let may_move_on = match &self.request {
             Request::Shared(request, reference) => {
                 let mut request = request.borrow_mut();
-                host.add(Counter::Attempt { backend: &backend, result: outcome.into() }, 1);
-                let is_recorded = match outcome {
-                    Outcome::Responded => {
-                        if status < 400 && !request.failed.is_empty() {
-                            request.settle_failures(host, true, *now);
-                        }
-                        true
-                    }
-                    Outcome::Throttled(Some(_)) => true,
-                    Outcome::Throttled(None) => {
-                        !std::mem::replace(&mut request.is_throttled_without_time, true)
-                    }
-                    Outcome::Failed => {
-                        request.failed.push(backend.clone());
-                        false
-                    }
-                };
-                if is_recorded {
-                    request.record(host, &backend, (outcome, Evidence::Confirmed), || *now);
-                }
-                request.last = LastAttempt::Responded { backend: backend.clone(), status };
+                host.add(Counter::Attempt { backend, result: outcome.into() }, 1);
+                request.learn(host, backend, outcome, &now);
+                let backend = backend.clone();
+                request.last = LastAttempt::Responded { backend, status, outcome, diagnosis };
                 let may_move_on =
-                    outcome != Outcome::Responded && may_move_on(&request, &backend, host, *now);
+                    outcome.may_move_on() && may_move_on(&request, &self.backend, host, now());
                 if may_move_on {
-                    leave_plan(&request, reference, changes);
+                    leave_plan(&request, reference.clone(), changes);
                 }
                 may_move_on
             }
             Request::Detached { plan, number, began } => {
-                outcome != Outcome::Responded
-                    && may_move_on_detached(&plan, number, began, host, *now)
+                outcome.may_move_on() && may_move_on_detached(plan, *number, *began, host, now())
             }
             Request::Foreign => false,
         };
@@ -304,11 +423,7 @@ impl Sent {
             let mut request = request.borrow_mut();
             request.connection_failed = request.whole_since.is_none() && host.connection_failed();
             leave_plan(&request, reference, changes);
-            // Another request may have claimed a probe of the same backend since this one was sent.
-            if request.is_probe && request.attempts == 1 {
-                let cooldowns = &request.gateway.cooldowns;
-                cooldowns.give_back(host, &self.backend, &request.plan.model.name, host.now());
-            }
+            request.give_back_probe(host, &self.backend, || host.now());
         }
     }
 }
@@ -334,9 +449,18 @@ fn may_move_on(request: &PoolRequest, from: &str, host: &dyn Host, now: SystemTi
 /// Whether a backend may be asked next: it is ready, and it is not too late. The caller has a time limit of its
 /// own, and a backend that hung for a minute may still respond to the request.
 fn may_be_asked(request: &PoolRequest, next: &Placement, host: &dyn Host, now: SystemTime) -> bool {
-    let gateway = &request.gateway;
-    request.waited(now) <= gateway.config.failover.retry_within
-        && gateway.states(host, now).get().may_be_next(&request.plan.model, next, now)
+    request.waited(now) <= request.gateway.config.failover.retry_within
+        && is_available(request, next, host, now)
+}
+
+fn is_available(
+    request: &PoolRequest,
+    placement: &Placement,
+    host: &dyn Host,
+    now: SystemTime,
+) -> bool {
+    let states = request.gateway.states(host, now);
+    states.get().may_be_next(&request.plan.model, placement, request.asker(), now)
 }
 
 fn may_move_on_detached(
@@ -349,7 +473,7 @@ fn may_move_on_detached(
     let waited = now.duration_since(began).unwrap_or_default();
     plan.attempts.get(number).is_some_and(|next| {
         let cooldowns: Cooldowns = store::load(host, super::cooldowns::KEY);
-        let availability = cooldowns.availability(&next.backend, &plan.model, now);
+        let availability = cooldowns.availability(&next.backend, &plan.model, true, now);
         let slot: Slot = store::load(host, &next.token_key);
         waited <= plan.retry_within
             && !matches!(availability, Availability::Cooldown(_))

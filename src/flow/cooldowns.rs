@@ -1,14 +1,16 @@
 //! The cooldowns that all workers share, as one worker uses them.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use super::host::Host;
 use super::measure::{Counter, Gauge, LogEntry};
-use super::store::{may_log, View};
+use super::store::{LogBudget, View};
 use crate::base::random;
 use crate::config::{Config, Failover};
-use crate::routing::cooldown::{Availability, Cooldowns, Evidence, Outcome};
+use crate::routing::cooldown::{Availability, Claim, Cooldowns, Evidence, Outcome};
 
 /// Where they are in the store. Names of backends mean the same to all configurations of a proxy.
 pub const KEY: &str = "aoai-filter/cooldowns";
@@ -18,99 +20,172 @@ const MAX_AGE: Duration = Duration::from_millis(1);
 
 /// The cooldowns, shared.
 #[derive(Debug)]
-pub struct SharedCooldowns(View<Cooldowns>);
+pub struct SharedCooldowns {
+    view: View<Cooldowns>,
+    /// The backends of which this worker has left lines out of the log, and when a line sums them up.
+    unlogged: RefCell<BTreeMap<String, SystemTime>>,
+}
 
 impl SharedCooldowns {
     /// Those of the process.
     pub fn new(host: &dyn Host) -> Self {
-        Self(View::new(host, KEY.to_owned(), MAX_AGE))
+        let view = View::new(host, KEY.to_owned(), MAX_AGE);
+        let cooldowns = Self { view, unlogged: RefCell::default() };
+        for (backend, diagnosis) in cooldowns.get(host, host.now()).misconfigurations() {
+            host.set(Gauge::Misconfigured { backend, diagnosis }, 1);
+        }
+        cooldowns
     }
 
     /// What is known now.
     pub fn get(&self, host: &dyn Host, now: SystemTime) -> Rc<Cooldowns> {
-        self.0.get(host, now)
+        self.view.get(host, now)
     }
 
-    /// Forgets what is over and concerns none of this configuration's pools.
+    /// Learns what other workers have learned, and sums up what was left out of the log.
+    pub fn tick(&self, host: &dyn Host, now: SystemTime) {
+        self.get(host, now);
+        self.unlogged.borrow_mut().retain(|backend, due| {
+            if now < *due {
+                return true;
+            }
+            let unlogged = LogBudget::sum_up(host, &budget(backend), now);
+            self.log_unlogged(host, backend, unlogged, now);
+            false
+        });
+    }
+
+    /// Forgets what is over and concerns nothing of this configuration.
     pub fn forget(&self, host: &dyn Host, config: &Config, now: SystemTime) {
-        self.0.change(host, now, &|cooldowns| cooldowns.forget(config, now));
+        let changed = self.view.change(host, now, &|cooldowns| cooldowns.forget(config, now));
+        if let Some((before, after)) = changed {
+            show_misconfigurations(host, &before, &after);
+        }
     }
 
-    /// Claims the probe of a backend for a request. False where another request has it, or there is
-    /// nothing to probe any more.
-    pub fn claim_probe(
+    /// Claims what a request needs to be sent to a backend. False where another request has it, or there
+    /// is nothing to claim any more.
+    pub fn claim(
         &self,
         host: &dyn Host,
-        backend: &str,
-        model: &str,
+        (backend, model): (&str, &str),
+        claim: Claim,
+        is_whole: bool,
         now: SystemTime,
     ) -> bool {
-        let claim = |cooldowns: &Cooldowns| match cooldowns.availability(backend, model, now) {
-            Availability::Probe => Some(cooldowns.probe(backend, model, now)),
-            Availability::Ready | Availability::Cooldown(_) => None,
-        };
-        let is_claimed = self.0.change(host, now, &claim).is_some();
+        let claim = |cooldowns: &Cooldowns| cooldowns.claim(backend, model, claim, is_whole, now);
+        let is_claimed = self.view.change(host, now, &claim).is_some();
         if !is_claimed {
-            // The view that offered the probe does not know of the other request.
-            self.0.reload(host, now);
+            // The view that offered it does not know of the other request.
+            self.view.reload(host, now);
         }
         is_claimed
     }
 
-    /// Gives back the probe of a request that ended without a response.
-    pub fn give_back(&self, host: &dyn Host, backend: &str, model: &str, now: SystemTime) {
-        self.0.change(host, now, &|cooldowns| cooldowns.give_back(backend, model, now));
+    /// The backend has got the whole of the request that probes it.
+    pub fn complete_probe(&self, host: &dyn Host, backend: &str, model: &str, now: SystemTime) {
+        self.view.change(host, now, &|cooldowns| cooldowns.complete_probe(backend, model, now));
     }
 
-    /// Remembers how an attempt ended. A response tells something only where there was trouble.
+    /// Gives back the probe of a request that has told nothing of the backend.
+    pub fn give_back(&self, host: &dyn Host, backend: &str, model: &str, now: SystemTime) {
+        self.view.change(host, now, &|cooldowns| cooldowns.give_back(backend, model, now));
+    }
+
+    /// Remembers how an attempt ended. That it was served tells something only where there was trouble.
     pub fn record(
         &self,
         host: &dyn Host,
         (backend, model): (&str, &str),
-        (outcome, evidence): (Outcome, Evidence),
+        outcome: Outcome,
+        evidence: impl FnOnce() -> Evidence,
         policy: &Failover,
         now: impl FnOnce() -> SystemTime,
     ) {
-        let is_known = || self.0.last().is_none_or(|cooldowns| cooldowns.knows(backend, model));
-        if outcome == Outcome::Responded && !is_known() {
-            return;
-        }
-        let now = now();
-        let number = random::from_clock(now);
-        let changed = self.0.change(host, now, &|cooldowns| {
-            cooldowns.record(backend, model, (outcome, evidence), now, policy, number)
-        });
-        let Some((before, after)) = changed else {
-            return;
-        };
-        let until = |cooldowns: &Cooldowns| match cooldowns.availability(backend, model, now) {
-            Availability::Cooldown(until) => Some(until),
-            Availability::Ready | Availability::Probe => None,
-        };
-        match (until(&before), until(&after)) {
-            (None, Some(until)) => {
-                host.add(Counter::Cooldowns { backend }, 1);
-                if is_due(host, "cooldown", backend, model, now) {
-                    let wait = until.duration_since(now).unwrap_or_default();
-                    host.log(&LogEntry::Cooldown { backend, model, wait, outcome });
-                }
-            }
-            (_, None)
-                if !before.is_empty()
-                    && outcome == Outcome::Responded
-                    && is_due(host, "recovered", backend, model, now) =>
-            {
-                host.log(&LogEntry::Recovered { backend, model });
-            }
+        let is_known = || self.view.last().is_none_or(|cooldowns| cooldowns.knows(backend, model));
+        match outcome {
+            Outcome::Inconclusive => return,
+            Outcome::Served if !is_known() => return,
             _ => {}
         }
+        let (now, evidence) = (now(), evidence());
+        let number = random::from_clock(now);
+        let changed = self.view.change(host, now, &|cooldowns| {
+            cooldowns.record((backend, model), outcome, evidence, now, policy, number)
+        });
+        if let Some((before, after)) = changed {
+            self.report(host, (backend, model), outcome, (&before, &after), now);
+        }
+    }
+
+    /// Counts, shows and logs what has changed.
+    fn report(
+        &self,
+        host: &dyn Host,
+        (backend, model): (&str, &str),
+        outcome: Outcome,
+        (before, after): (&Cooldowns, &Cooldowns),
+        now: SystemTime,
+    ) {
+        let began = |cooldowns: &Cooldowns| {
+            [Some(model), None].map(|model| cooldowns.since(backend, model))
+        };
+        let is_new = outcome != Outcome::Served && began(before) != began(after);
+        if is_new {
+            host.add(Counter::Cooldowns { backend }, 1);
+        }
+        // What to correct is said in a line of its own.
+        if is_new && !matches!(outcome, Outcome::Misconfigured(_)) {
+            let availability = after.availability(backend, model, true, now);
+            let wait = match availability {
+                Availability::Cooldown(until) => until.duration_since(now).unwrap_or_default(),
+                Availability::Ready | Availability::Probe => Duration::ZERO,
+            };
+            self.log(host, backend, &LogEntry::Cooldown { backend, model, wait, outcome }, now);
+        }
+        let was_in_cooldown = || began(before).iter().any(Option::is_some);
+        if outcome == Outcome::Served && was_in_cooldown() {
+            self.log(host, backend, &LogEntry::Recovered { backend, model }, now);
+        }
+        show_misconfigurations(host, before, after);
         let models = after.models_in_cooldown(backend, now);
         host.set(Gauge::ModelsInCooldown { backend }, models as u64);
     }
+
+    /// Logs a change of a backend's state, unless there were many of late: then a line sums them up.
+    fn log(&self, host: &dyn Host, backend: &str, entry: &LogEntry<'_>, now: SystemTime) {
+        match LogBudget::spend(host, &budget(backend), now) {
+            Ok(unlogged) => {
+                self.log_unlogged(host, backend, unlogged, now);
+                host.log(entry);
+            }
+            Err(due) => {
+                self.unlogged.borrow_mut().entry(backend.to_owned()).or_insert(due);
+            }
+        }
+    }
+
+    fn log_unlogged(&self, host: &dyn Host, backend: &str, changes: u64, now: SystemTime) {
+        if changes > 0 {
+            let models = self.get(host, now).models_in_cooldown(backend, now);
+            host.log(&LogEntry::Unlogged { backend, changes, models });
+        }
+    }
 }
 
-/// Whether such a line about a backend and a model is due. A provisioned deployment at its limit throttles
-/// for milliseconds, many times a second.
-fn is_due(host: &dyn Host, what: &str, backend: &str, model: &str, now: SystemTime) -> bool {
-    may_log(host, &format!("aoai-filter/logged/{what}/{backend}/{model}"), now)
+/// Shows which misconfigurations are there now and were not before, and which are no longer.
+fn show_misconfigurations(host: &dyn Host, before: &Cooldowns, after: &Cooldowns) {
+    for (from, to, value) in [(after, before, 1), (before, after, 0)] {
+        for (backend, diagnosis) in from.misconfigurations() {
+            if !to.misconfigurations().any(|one| one == (backend, diagnosis)) {
+                host.set(Gauge::Misconfigured { backend, diagnosis }, value);
+            }
+        }
+    }
+}
+
+/// Where it is stored how many lines there were about a backend. A provisioned deployment at its limit
+/// throttles for milliseconds, many times a second.
+fn budget(backend: &str) -> String {
+    format!("aoai-filter/log-budget/{backend}")
 }

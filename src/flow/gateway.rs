@@ -32,8 +32,10 @@ pub struct Gateway {
     pub tokens: Vec<Tokens>,
     /// What is remembered of backends.
     pub cooldowns: SharedCooldowns,
-    /// Whether responses can be held to be inspected.
+    /// Whether responses can be held to be inspected, in the gateway stage.
     pub failed_holds: FailedHolds,
+    /// And in the backend stage.
+    pub failed_attempt_holds: FailedHolds,
     modules_differ: View<Stamp>,
     has_pools: bool,
 }
@@ -66,6 +68,7 @@ impl Gateway {
             tokens: Tokens::of(&config, host),
             cooldowns: SharedCooldowns::new(host),
             failed_holds: FailedHolds::default(),
+            failed_attempt_holds: FailedHolds::default(),
             modules_differ: View::new(host, MODULES_DIFFER.to_owned(), REPLACEMENT_MAX_AGE),
             has_pools: config.models.values().any(|model| model.is_pooled()),
             config,
@@ -116,8 +119,10 @@ impl Gateway {
         self.modules_differ.get(host, now).is_within(REPLACEMENT, now)
     }
 
-    /// Looks after the tokens that backends are signed in to with. Returns when to look again.
+    /// Looks after the tokens that backends are signed in to with, and what other workers have learned of
+    /// backends. Returns when to look again.
     pub fn tick(&self, host: &dyn Host, now: SystemTime) -> SystemTime {
+        self.cooldowns.tick(host, now);
         let used = self.tokens.iter().filter(|tokens| tokens.is_used);
         used.map(|tokens| tokens.tick(host, now)).min().unwrap_or(now + IDLE).min(now + IDLE)
     }

@@ -10,10 +10,15 @@ use crate::routing::cooldown::Outcome;
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter<'a> {
-    /// Requests that were forwarded, by the backend that is asked first.
+    /// Requests that got a backend's response, by the backend that was asked first.
     Forwarded {
         /// Its name.
         backend: &'a str,
+    },
+    /// Requests whose callers left before there was a response, by the backend that was asked first.
+    Abandoned {
+        /// Its name; `None` where none was asked.
+        backend: Option<&'a str>,
     },
     /// Requests that got a local reply.
     Replied(Reason),
@@ -55,6 +60,13 @@ pub enum Gauge<'a> {
         /// The backend's name.
         backend: &'a str,
     },
+    /// Whether a backend is misconfigured in a way: 1 or 0.
+    Misconfigured {
+        /// The backend's name.
+        backend: &'a str,
+        /// The diagnosis's name.
+        diagnosis: &'a str,
+    },
     /// For how many more seconds an identity has a token.
     TokenRemaining {
         /// The identity's name.
@@ -87,19 +99,23 @@ pub enum AttemptResult {
     Throttled,
     /// With a 5xx or no response.
     Failed,
+    /// With a response that tells of an operator's mistake.
+    Misconfigured,
 }
 
 impl AttemptResult {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Responded, Self::Throttled, Self::Failed];
+    pub const ALL: [Self; 4] =
+        [Self::Responded, Self::Throttled, Self::Failed, Self::Misconfigured];
 }
 
 impl From<Outcome> for AttemptResult {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Responded => Self::Responded,
+            Outcome::Served | Outcome::Inconclusive => Self::Responded,
             Outcome::Throttled(_) => Self::Throttled,
             Outcome::Failed => Self::Failed,
+            Outcome::Misconfigured(_) => Self::Misconfigured,
         }
     }
 }
@@ -124,6 +140,15 @@ pub enum LogEntry<'a> {
         backend: &'a str,
         /// The model's name.
         model: &'a str,
+    },
+    /// There were so many changes of a backend's state that some were not logged.
+    Unlogged {
+        /// The backend's name.
+        backend: &'a str,
+        /// How many.
+        changes: u64,
+        /// For how many models the backend is in cooldown now.
+        models: usize,
     },
     /// A backend's response tells of a mistake.
     Finding(&'a Finding<'a>),

@@ -11,12 +11,16 @@ use super::gateway::Gateway;
 use super::host::Host;
 use super::measure::{AttemptResult, Counter};
 use crate::base::codec::{Reader, Writer};
-use crate::base::digest::Digest;
 use crate::config::Subscription;
-use crate::reply::Reason;
-use crate::routing::cooldown::{Evidence, Outcome};
+use crate::reply::{Reason, Reply};
+use crate::response::diagnosis::Diagnosis;
+use crate::routing::cooldown::{Claim, Evidence, Outcome};
 use crate::routing::plan::{AttemptPlan, DetachedPlan};
+use crate::routing::selection::Asker;
 use crate::routing::RoutingError;
+
+/// Callers that retry at once are no help to anybody.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 /// A request to a pool.
 #[derive(Debug)]
@@ -25,12 +29,16 @@ pub struct PoolRequest {
     pub gateway: Rc<Gateway>,
     /// From what its attempts are made.
     pub plan: AttemptPlan,
-    /// Whether its first attempt is a probe that it has claimed.
-    pub is_probe: bool,
+    /// What it has claimed for its first attempt.
+    pub claim: Option<Claim>,
     /// How many attempts have begun.
     pub attempts: usize,
-    /// How the last one stands.
+    /// When the last one began.
+    pub began: SystemTime,
+    /// How it stands.
     pub last: LastAttempt,
+    /// The backend that was asked last.
+    pub asked: Option<String>,
     /// When an attempt first had the whole request.
     pub whole_since: Option<SystemTime>,
     /// Whether the last attempt has found no connection.
@@ -39,9 +47,22 @@ pub struct PoolRequest {
     pub subscription: Arc<Subscription>,
     /// The backends that failed, until it is known whether another one serves the request.
     pub failed: Vec<String>,
-    /// Whether a backend has throttled it without saying for how long. The others may do so for the same
-    /// reason, which is the request.
-    pub is_throttled_without_time: bool,
+    /// What its attempts have met with.
+    pub met: Met,
+}
+
+/// What the attempts of a request have met with so far.
+#[derive(Debug, Default)]
+pub struct Met {
+    /// Whether a backend has throttled it.
+    pub throttling: bool,
+    /// Whether one has done so without saying for how long. The others may do so for the same reason, which
+    /// is the request.
+    pub throttling_without_time: bool,
+    /// Whether a backend has failed.
+    pub failure: bool,
+    /// The first misconfiguration: the diagnosis's name.
+    pub misconfiguration: Option<&'static str>,
 }
 
 /// How the last attempt of a request stands.
@@ -60,6 +81,10 @@ pub enum LastAttempt {
         backend: String,
         /// The response's status.
         status: u16,
+        /// What it tells of the backend.
+        outcome: Outcome,
+        /// The mistake that it shows, whosever that is.
+        diagnosis: Option<&'static Diagnosis>,
     },
     /// The backend stage itself has replied.
     Replied(Reason),
@@ -75,33 +100,119 @@ impl PoolRequest {
     pub fn note_failure(&mut self, host: &dyn Host) {
         if let LastAttempt::Pending { backend } = &self.last {
             host.add(Counter::Attempt { backend, result: AttemptResult::Failed }, 1);
+            self.met.failure = true;
             if self.is_backends_failure() {
                 self.failed.push(backend.clone());
             }
         }
     }
 
-    /// Remembers how an attempt at one of its backends ended.
+    /// Remembers how an attempt at one of its backends ended. `is_confirmed` tells of a failure whether
+    /// another backend has then served the request.
     pub fn record(
         &self,
         host: &dyn Host,
         backend: &str,
-        ended: (Outcome, Evidence),
+        outcome: Outcome,
+        is_confirmed: bool,
         now: impl FnOnce() -> SystemTime,
     ) {
         let Gateway { cooldowns, config, .. } = &*self.gateway;
-        cooldowns.record(host, (backend, &self.plan.model.name), ended, &config.failover, now);
+        let pair = (backend, self.plan.model.name.as_str());
+        let subscription = || self.asker().number();
+        let began = self.began;
+        let evidence = || Evidence { subscription: subscription(), is_confirmed, began };
+        cooldowns.record(host, pair, outcome, evidence, &config.failover, now);
+    }
+
+    /// Takes what the response of one of its backends tells of that.
+    pub fn learn(
+        &mut self,
+        host: &dyn Host,
+        backend: &str,
+        outcome: Outcome,
+        now: &impl Fn() -> SystemTime,
+    ) {
+        match outcome {
+            Outcome::Served => {
+                if !self.failed.is_empty() {
+                    self.settle_failures(host, true, now());
+                }
+                self.record(host, backend, outcome, true, now);
+            }
+            Outcome::Inconclusive => self.give_back_probe(host, backend, now),
+            Outcome::Throttled(retry_after) => {
+                self.met.throttling = true;
+                let is_again = retry_after.is_none()
+                    && std::mem::replace(&mut self.met.throttling_without_time, true);
+                if !is_again {
+                    self.record(host, backend, outcome, true, now);
+                }
+            }
+            Outcome::Failed => {
+                self.met.failure = true;
+                self.failed.push(backend.to_owned());
+            }
+            Outcome::Misconfigured(found) => {
+                self.met.misconfiguration.get_or_insert(found.diagnosis);
+                self.record(host, backend, outcome, true, now);
+            }
+        }
     }
 
     /// Remembers the failures of its backends: they count where another backend has served the request, and
     /// otherwise as those of its subscription.
     pub fn settle_failures(&mut self, host: &dyn Host, is_served: bool, now: SystemTime) {
         for backend in std::mem::take(&mut self.failed) {
-            let evidence = match is_served {
-                true => Evidence::Confirmed,
-                false => Evidence::Alone(Digest::of(self.subscription.id.as_bytes()).leading()),
-            };
-            self.record(host, &backend, (Outcome::Failed, evidence), || now);
+            self.record(host, &backend, Outcome::Failed, is_served, || now);
+        }
+    }
+
+    /// As whom it asks.
+    pub fn asker(&self) -> Asker<'_> {
+        Asker { subscription: &self.subscription.id, is_whole: self.whole_since.is_some() }
+    }
+
+    /// Another request may probe the backend that this one has, if it has: it has told nothing.
+    pub fn give_back_probe(
+        &self,
+        host: &dyn Host,
+        backend: &str,
+        now: impl FnOnce() -> SystemTime,
+    ) {
+        // Another request may have claimed a probe of the same backend since this one was sent.
+        if self.claim == Some(Claim::Probe) && self.attempts == 1 {
+            self.gateway.cooldowns.give_back(host, backend, &self.plan.model.name, now());
+        }
+    }
+
+    /// When a backend of its model may be asked again.
+    pub fn soonest(&self, host: &dyn Host, now: SystemTime) -> Duration {
+        let states = self.gateway.states(host, now);
+        let soonest = self.plan.model.soonest(&states.get(), self.asker(), now);
+        if soonest.is_zero() {
+            SHORTEST_WAIT
+        } else {
+            soonest
+        }
+    }
+
+    /// What its caller is told when no backend has served it: that it was throttled before that backends
+    /// failed, and that before that they are misconfigured.
+    pub fn exhausted(&self, host: &dyn Host, now: SystemTime) -> Reply {
+        let wait = self.soonest(host, now);
+        let Met { throttling, failure, misconfiguration, .. } = self.met;
+        match misconfiguration {
+            _ if throttling => RoutingError::AllThrottled { wait }.into(),
+            Some(diagnosis) if !failure => {
+                let reply = Reply::misconfigured(diagnosis);
+                let states = self.gateway.states(host, now);
+                match self.plan.model.has_ready(&states.get(), self.asker(), now) {
+                    true => reply.retry_after(SHORTEST_WAIT),
+                    false => reply,
+                }
+            }
+            _ => Reply::no_response().retry_after(wait),
         }
     }
 

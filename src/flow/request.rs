@@ -9,26 +9,29 @@ use memchr::memmem;
 
 use super::context::Context;
 use super::host::pairs;
-use super::inspection::Inspection;
+use super::inspection::{Found, Inspected, Inspection};
 use super::measure::Counter;
-use super::pool_request::{LastAttempt, PoolRequest, Registration};
+use super::pool_request::{LastAttempt, Met, PoolRequest, Registration};
 use super::step::{Changes, Message, Step, Then};
 use super::tokens::Bearer;
 use crate::access::key;
 use crate::base::clock::is_over;
-use crate::base::header::{self, ATTEMPTS, BACKEND, CLUSTER, REASON, RETRY, SUBPROTOCOLS};
+use crate::base::header::{
+    self, ATTEMPTS, BACKEND, CLUSTER, DIAGNOSIS, REASON, RETRY, SUBPROTOCOLS,
+};
 use crate::config::{Affinity, Config, Model, Subscription};
 use crate::identity::IdentityError;
-use crate::reply::{Reason, Reply};
-use crate::request::body::edit::ModelInBody;
+use crate::reply::{retry_after_headers, Reason, Reply};
+use crate::request::body::edit::{BodyEdit, ModelInBody};
 use crate::request::body::{BodyError, ModelReader};
 use crate::request::head::Head;
 use crate::request::operation::{ModelSource, Operation};
 use crate::request::path::{without_keys, ModelInUrl, Query, Target, WrittenPath};
 use crate::request::RequestError;
-use crate::routing::cooldown::{Evidence, Outcome};
+use crate::routing::cooldown::{Claim, Evidence, Outcome};
 use crate::routing::plan::AttemptPlan;
 use crate::routing::route::Destination;
+use crate::routing::selection::{Asker, BackendStates};
 use crate::routing::{retry_after, RoutingError};
 
 /// After so long without a body it is checked whether Envoy holds it back.
@@ -98,6 +101,8 @@ pub enum Event {
     },
     /// Its response's trailers have come.
     ResponseTrailers,
+    /// It is over, in whatever way.
+    End,
 }
 
 /// A request whose body has not named the model yet.
@@ -160,6 +165,13 @@ struct HeldBody {
     ended: bool,
 }
 
+impl HeldBody {
+    /// Whether it is all of a request's body, of which the head says this length.
+    fn is_whole(self, content_length: Option<u64>) -> bool {
+        self.ended || content_length == Some(self.size as u64)
+    }
+}
+
 /// Reads the rest of a body whose model is known, so that no second one follows.
 #[derive(Debug)]
 struct DuplicateModelCheck {
@@ -173,10 +185,44 @@ struct DuplicateModelCheck {
 #[derive(Debug)]
 pub struct Forwarded {
     backend: String,
-    pool: Option<Registration>,
+    upstream: Upstream,
     rest: Option<DuplicateModelCheck>,
-    /// The inspection of its response, while there is one.
-    inspection: Option<Inspection>,
+    response: Response,
+    /// Whether its outcome is in the metrics.
+    is_counted: bool,
+}
+
+/// To what a request was forwarded.
+#[derive(Debug)]
+enum Upstream {
+    Pool(Registration),
+    Single {
+        subscription: Arc<Subscription>,
+        /// The model that it names, where it goes to one.
+        model: Option<Arc<Model>>,
+        began: SystemTime,
+    },
+}
+
+/// How a response goes on.
+#[derive(Debug)]
+enum Response {
+    /// As it comes.
+    Passing,
+    /// Inspected; it is this backend's.
+    Inspecting(Inspection, String),
+    /// With another body in its place, as long as that has not been written.
+    Replacing(Option<String>),
+}
+
+/// What becomes of a response, by its head.
+enum Verdict {
+    /// It goes on.
+    Pass,
+    /// It goes on, and may tell of a mistake: its backend and its status.
+    Inspect(String, u16),
+    /// The caller gets a local reply in its place.
+    Replace(Reply),
 }
 
 /// The state after an event and what becomes of the message, or the reply that the caller gets instead.
@@ -194,10 +240,13 @@ impl RequestFlow {
             _ => Message::Request,
         };
         let was_forwarded = matches!(self, Self::Forwarded(_));
+        let was_counted = matches!(&self, Self::Forwarded(state) if state.is_counted);
         match self.advance(event, ctx, &mut changes) {
             Ok((next, then)) => (next, Step { message, changes, then }),
             Err(reply) => {
-                ctx.host.add(Counter::Replied(reply.reason), 1);
+                if !was_counted {
+                    ctx.host.add(Counter::Replied(reply.reason), 1);
+                }
                 let next = if was_forwarded { Self::Replied } else { Self::Ended };
                 (next, Step { message, changes, then: Then::Reply(reply) })
             }
@@ -250,6 +299,10 @@ impl RequestFlow {
                 changes.remove(ATTEMPTS);
                 Ok((Self::Ended, Then::Continue))
             }
+            (flow, Event::End) => {
+                flow.end(ctx);
+                Ok((Self::Ended, Then::Continue))
+            }
             // A request that waits has got a reply of Envoy's own, and waits no longer.
             (
                 _,
@@ -260,6 +313,18 @@ impl RequestFlow {
                 Ok((flow, Then::Pause(None)))
             }
         }
+    }
+}
+
+impl RequestFlow {
+    /// Counts a request that ended without a response.
+    fn end(self, ctx: &Context<'_>) {
+        let backend = match &self {
+            Self::AwaitingModel(_) | Self::AwaitingToken(_) => None,
+            Self::Forwarded(state) if !state.is_counted => Some(state.backend.as_str()),
+            Self::New | Self::Forwarded(_) | Self::Replied | Self::Ended => return,
+        };
+        ctx.host.add(Counter::Abandoned { backend }, 1);
     }
 }
 
@@ -320,7 +385,7 @@ fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
     let model = admitted.subscription.model(&ctx.gateway.config, &name)?;
     let value = model.affinity.as_ref().and_then(Affinity::header);
     let value = value.and_then(|name| head.value(name));
-    let routed = admitted.route(ctx, model, value, None, None)?;
+    let routed = admitted.route(ctx, model, value, body, None)?;
     routed.forward(ctx, changes, body)
 }
 
@@ -426,7 +491,8 @@ impl AwaitingModel {
         };
         let place = ModelInBody { at: field.at, syntax: self.reader.syntax() };
         let rest = DuplicateModelCheck::new(self.reader, size, &self.admitted);
-        let routed = self.admitted.route(ctx, model, value.as_deref(), Some(place), Some(rest))?;
+        let named = Some((place, rest));
+        let routed = self.admitted.route(ctx, model, value.as_deref(), body, named)?;
         routed.forward(ctx, changes, body)
     }
 
@@ -468,14 +534,24 @@ impl Admitted {
         ctx: &Context<'_>,
         model: &Arc<Model>,
         affinity: Option<&[u8]>,
-        place: Option<ModelInBody>,
-        rest: Option<DuplicateModelCheck>,
+        body: HeldBody,
+        named: Option<(ModelInBody, DuplicateModelCheck)>,
     ) -> Result<Routed, Reply> {
         let now = ctx.now();
         let states = ctx.gateway.states(ctx.host, now);
         let Self { subscription, is_stateful, path, content_length } = self;
-        let destination =
-            Destination::of(&subscription, model, is_stateful, affinity, &states.get(), now)?;
+        let asker =
+            Asker { subscription: &subscription.id, is_whole: body.is_whole(content_length) };
+        let destination = Destination::of(
+            &subscription,
+            model,
+            is_stateful,
+            affinity,
+            asker,
+            &states.get(),
+            now,
+        )?;
+        let (place, rest) = named.unzip();
         Ok(Routed { subscription, destination, path, model: place, content_length, rest })
     }
 }
@@ -520,7 +596,7 @@ impl AwaitingToken {
     /// Chooses by what is known of backends now, and forwards the request if there is a token.
     fn try_forward(mut self, ctx: &Context<'_>, changes: &mut Changes) -> Transition {
         let states = ctx.gateway.states(ctx.host, ctx.now());
-        let chosen = self.routed.destination.choose_again(&states.get(), ctx.now());
+        let chosen = self.routed.choose_again(&states.get(), self.body, ctx.now());
         self.routed.forward_until(ctx, changes, self.body, self.deadline, chosen)
     }
 }
@@ -552,22 +628,36 @@ impl Routed {
             };
             chosen?;
             // Another request may have claimed the probe since this one chose its backend.
-            let is_claimed = self.destination.probed().map(|pool| {
-                let (cooldowns, model) = (&ctx.gateway.cooldowns, &pool.model.name);
-                cooldowns.claim_probe(ctx.host, &backend.name, model, now)
+            let claim = self.destination.claim();
+            let is_claimed = claim.is_none_or(|(claim, model)| {
+                let pair = (backend.name.as_str(), model.name.as_str());
+                let is_whole = body.is_whole(self.content_length);
+                ctx.gateway.cooldowns.claim(ctx.host, pair, claim, is_whole, now)
             });
-            if is_claimed != Some(false) {
-                return self.send(ctx, changes, &bearer, is_claimed.is_some());
+            if is_claimed {
+                let claim = claim.map(|(claim, _)| claim);
+                return self.send(ctx, changes, &bearer, claim);
             }
             let states = ctx.gateway.states(ctx.host, now);
-            chosen = self.destination.choose_again(&states.get(), now);
+            chosen = self.choose_again(&states.get(), body, now);
         }
         chosen?;
         let backend = self.destination.backend()?;
         match ctx.gateway.admit(backend, ctx.host, now, deadline)? {
-            Some(bearer) => self.send(ctx, changes, &bearer, false),
+            Some(bearer) => self.send(ctx, changes, &bearer, None),
             None => Err(IdentityError::Unavailable { wait: TOKEN_POLL }.into()),
         }
+    }
+
+    fn choose_again(
+        &mut self,
+        states: &BackendStates<'_>,
+        body: HeldBody,
+        now: SystemTime,
+    ) -> Result<(), RoutingError> {
+        let is_whole = body.is_whole(self.content_length);
+        let asker = Asker { subscription: &self.subscription.id, is_whole };
+        self.destination.choose_again(states, asker, now)
     }
 
     /// Writes what the request leaves with. A pool's request leaves as its first attempt.
@@ -576,7 +666,7 @@ impl Routed {
         ctx: &Context<'_>,
         changes: &mut Changes,
         bearer: &Bearer,
-        is_probe: bool,
+        claim: Option<Claim>,
     ) -> Transition {
         let Self { subscription, destination, path, model, content_length, rest } = self;
         let backend = Arc::clone(destination.backend()?);
@@ -597,7 +687,7 @@ impl Routed {
         changes.set("authorization", bearer.value.expose());
         changes.set(CLUSTER, destination.cluster().as_bytes());
         let name = backend.name.clone();
-        let pool = match destination {
+        let upstream = match destination {
             Destination::Pool(pool) => {
                 let is_edited = changes.body.is_some();
                 let plan = AttemptPlan {
@@ -608,12 +698,17 @@ impl Routed {
                     content_length,
                 };
                 let plan = if is_edited { plan.forwarded() } else { plan };
-                Some(register(ctx, changes, plan, subscription, is_probe)?)
+                Upstream::Pool(register(ctx, changes, plan, subscription, claim)?)
             }
-            Destination::Default(_) | Destination::Single { .. } => None,
+            Destination::Default(_) => {
+                Upstream::Single { subscription, model: None, began: ctx.now() }
+            }
+            Destination::Single { model, .. } => {
+                Upstream::Single { subscription, model: Some(model), began: ctx.now() }
+            }
         };
-        ctx.host.add(Counter::Forwarded { backend: &name }, 1);
-        let state = Forwarded { backend: name, pool, rest, inspection: None };
+        let response = Response::Passing;
+        let state = Forwarded { backend: name, upstream, rest, response, is_counted: false };
         Ok((RequestFlow::Forwarded(state), Then::Continue))
     }
 }
@@ -624,7 +719,7 @@ fn register(
     changes: &mut Changes,
     plan: AttemptPlan,
     subscription: Arc<Subscription>,
-    is_probe: bool,
+    claim: Option<Claim>,
 ) -> Result<Registration, RoutingError> {
     let gateway = ctx.gateway;
     // Never empty.
@@ -632,14 +727,16 @@ fn register(
     let request = PoolRequest {
         gateway: Rc::clone(gateway),
         plan,
-        is_probe,
+        claim,
         attempts: 0,
+        began: ctx.now(),
         last: LastAttempt::None,
+        asked: None,
         whole_since: None,
         connection_failed: false,
         subscription,
         failed: Vec::new(),
-        is_throttled_without_time: false,
+        met: Met::default(),
     };
     let detached = match gateway.modules_differ(ctx.host, ctx.now()) {
         true => Some(request.detached()?),
@@ -699,31 +796,98 @@ impl Forwarded {
         changes: &mut Changes,
         ended: bool,
     ) -> (RequestFlow, Then) {
-        let responded = match &self.pool {
-            None => self.single_response(ctx, changes),
-            Some(pool) => pool_response(ctx, changes, &mut pool.request.borrow_mut()),
+        let verdict = match &self.upstream {
+            Upstream::Single { .. } => self.single_response(ctx, changes),
+            Upstream::Pool(pool) => pool_response(ctx, changes, &mut pool.request.borrow_mut()),
         };
-        let inspection = responded
-            .filter(|_| !ended)
-            .and_then(|(backend, status)| Inspection::begin(ctx, &backend, status));
-        let then = match inspection {
-            Some((inspection, then)) => {
-                self.inspection = Some(inspection);
-                then
+        let then = match verdict {
+            Verdict::Pass => Then::Continue,
+            Verdict::Inspect(..) if ended => Then::Continue,
+            Verdict::Inspect(backend, status) => {
+                let holds = &ctx.gateway.failed_holds;
+                match Inspection::begin(ctx.host, holds, status, || ctx.now()) {
+                    Some((inspection, then)) => {
+                        self.response = Response::Inspecting(inspection, backend);
+                        then
+                    }
+                    None => Then::Continue,
+                }
             }
-            None => Then::Continue,
+            Verdict::Replace(reply) => {
+                self.count(ctx, Counter::Replied(reply.reason));
+                let body = reply.body();
+                replace_head(ctx, changes, &reply, (!ended).then_some(body.len()));
+                self.response = Response::Replacing(Some(body));
+                Then::Continue
+            }
         };
+        let is_held = matches!(&self.response, Response::Inspecting(one, _) if one.is_held());
+        if !is_held {
+            self.count_forwarded(ctx);
+        }
         (RequestFlow::Forwarded(self), then)
     }
 
-    /// The backend that responded, and its status. Envoy adds its name to its responses.
-    fn single_response(&self, ctx: &Context<'_>, changes: &mut Changes) -> Option<(String, u16)> {
-        let status = ctx.host.response_status()?;
-        if status >= 500 && !is_of_backend(ctx) {
-            changes.set(BACKEND, self.backend.as_str());
-            return None;
+    /// Counts how the request ended, once.
+    fn count(&mut self, ctx: &Context<'_>, counter: Counter<'_>) {
+        if !std::mem::replace(&mut self.is_counted, true) {
+            ctx.host.add(counter, 1);
         }
-        Some((self.backend.clone(), status))
+    }
+
+    fn count_forwarded(&mut self, ctx: &Context<'_>) {
+        let is_replied = match &self.upstream {
+            Upstream::Pool(pool) => {
+                // The backend stage has counted its own reply.
+                matches!(pool.request.borrow().last, LastAttempt::Replied(_))
+            }
+            Upstream::Single { .. } => false,
+        };
+        if is_replied {
+            self.is_counted = true;
+        } else if !std::mem::replace(&mut self.is_counted, true) {
+            ctx.host.add(Counter::Forwarded { backend: &self.backend }, 1);
+        }
+    }
+
+    /// A response of a single backend. Envoy adds that one's name to its responses.
+    fn single_response(&self, ctx: &Context<'_>, changes: &mut Changes) -> Verdict {
+        let Some(status) = ctx.host.response_status() else {
+            return Verdict::Pass;
+        };
+        if status >= 500 {
+            let details = ctx.host.response_code_details().unwrap_or_default();
+            if !details.is_empty() && details != VIA_UPSTREAM {
+                changes.set(BACKEND, self.backend.as_str());
+                let reply = reply_in_place_of(&details, status, Reply::no_response);
+                return reply.map_or(Verdict::Pass, Verdict::Replace);
+            }
+        }
+        if status < 400 {
+            self.record(ctx, Outcome::Served);
+        }
+        Verdict::Inspect(self.backend.clone(), status)
+    }
+
+    /// Remembers what a response of a single backend tells of it: where it goes no request goes
+    /// elsewhere, but other models have the backend too, and an operator sees it.
+    fn record(&self, ctx: &Context<'_>, outcome: Outcome) {
+        let Upstream::Single { subscription, model, began } = &self.upstream else {
+            return;
+        };
+        // Where the model has other backends, this is a request to store something, and what it lacks
+        // others may not need.
+        let is_free = model.as_ref().is_none_or(|model| model.is_pooled());
+        if is_free && !matches!(outcome, Outcome::Misconfigured(found) if !found.is_of_model) {
+            return;
+        }
+        let model = model.as_ref().map_or("", |model| model.name.as_str());
+        let asker = Asker { subscription: &subscription.id, is_whole: true };
+        let evidence =
+            || Evidence { subscription: asker.number(), is_confirmed: true, began: *began };
+        let (cooldowns, config) = (&ctx.gateway.cooldowns, &ctx.gateway.config);
+        let pair = (self.backend.as_str(), model);
+        cooldowns.record(ctx.host, pair, outcome, evidence, &config.failover, || ctx.now());
     }
 
     fn response_body(
@@ -733,106 +897,239 @@ impl Forwarded {
         size: Option<usize>,
         ended: bool,
     ) -> (RequestFlow, Then) {
-        let Some(inspection) = self.inspection.take() else {
-            return (RequestFlow::Forwarded(self), Then::Continue);
+        let then = match std::mem::replace(&mut self.response, Response::Passing) {
+            Response::Passing => Then::Continue,
+            Response::Replacing(body) => {
+                if let Some(size) = size {
+                    let with = body.unwrap_or_default();
+                    changes.body = Some(BodyEdit { at: 0..size, with });
+                    self.response = Response::Replacing(None);
+                }
+                Then::Continue
+            }
+            Response::Inspecting(inspection, backend) => {
+                let holds = &ctx.gateway.failed_holds;
+                let Inspected { next, then, found } =
+                    inspection.read(ctx.host, holds, || ctx.now(), size, ended);
+                if let Some(found) = &found {
+                    self.take(ctx, changes, (found, &backend), size);
+                }
+                if let Some(inspection) = next {
+                    self.response = Response::Inspecting(inspection, backend);
+                }
+                then
+            }
         };
-        let (inspection, then) = inspection.read(ctx, changes, size, ended);
-        self.inspection = inspection;
+        if then == Then::Continue {
+            self.count_forwarded(ctx);
+        }
         (RequestFlow::Forwarded(self), then)
     }
 
+    /// Takes what a single backend's response tells: of a mistake of the operator's the caller learns no more
+    /// than that it is one.
+    fn take(
+        &mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        (found, backend): (&Found, &str),
+        size: Option<usize>,
+    ) {
+        found.report(ctx.host, ctx.gateway, backend, ctx.now());
+        if found.is_operators() {
+            self.record(ctx, Outcome::Misconfigured(found.misconfiguration()));
+        }
+        match (found.held, size) {
+            (Some(held), Some(_)) if found.is_operators() => {
+                let reply = Reply::misconfigured(found.diagnosis.slug);
+                self.count(ctx, Counter::Replied(reply.reason));
+                let with = reply.body();
+                replace_head(ctx, changes, &reply, Some(with.len()));
+                changes.body = Some(BodyEdit { at: 0..held, with });
+            }
+            (Some(_), _) => changes.set(DIAGNOSIS, found.diagnosis.slug),
+            (None, _) => {}
+        }
+    }
+
     fn wake_up(mut self, ctx: &Context<'_>) -> (RequestFlow, Then) {
-        let Some(inspection) = self.inspection.take() else {
-            return (RequestFlow::Forwarded(self), Then::Pause(None));
+        let then = match std::mem::replace(&mut self.response, Response::Passing) {
+            Response::Inspecting(inspection, backend) => {
+                let holds = &ctx.gateway.failed_holds;
+                let (inspection, then) = inspection.wake_up(ctx.host, holds, ctx.now());
+                self.response = Response::Inspecting(inspection, backend);
+                then
+            }
+            response => {
+                self.response = response;
+                Then::Pause(None)
+            }
         };
-        let (inspection, then) = inspection.wake_up(ctx);
-        self.inspection = Some(inspection);
+        if then == Then::Continue {
+            self.count_forwarded(ctx);
+        }
         (RequestFlow::Forwarded(self), then)
     }
 }
 
-/// The backend whose response a pool's request has got, and its status. Where it has got one that no
-/// backend gave, Envoy has not added what callers are told.
-fn pool_response(
-    ctx: &Context<'_>,
-    changes: &mut Changes,
-    request: &mut PoolRequest,
-) -> Option<(String, u16)> {
+/// What becomes of the response that a pool's request has got. Where no backend gave it, Envoy has not added
+/// what callers are told.
+fn pool_response(ctx: &Context<'_>, changes: &mut Changes, request: &mut PoolRequest) -> Verdict {
+    let host = ctx.host;
     let retries = |attempts: usize| {
         let retries = attempts.saturating_sub(1);
         if retries > 0 {
-            ctx.host.add(Counter::Retries, retries as u64);
+            host.add(Counter::Retries, retries as u64);
         }
     };
     let details = match &request.last {
         LastAttempt::None | LastAttempt::Pending { .. } => {
-            ctx.host.response_code_details().unwrap_or_default()
+            host.response_code_details().unwrap_or_default()
         }
         LastAttempt::Responded { .. } | LastAttempt::Replied(_) => Vec::new(),
     };
-    // `upstream_reset_before_response_started{…}`, and not the reply to a caller's broken request.
-    if details.is_empty() || details.starts_with(b"upstream_") {
+    if is_failure(&details, || host.response_status()) {
         request.connection_failed |= memmem::find(&details, b"connection_failure").is_some();
-        request.note_failure(ctx.host);
+        request.note_failure(host);
     }
     if !request.failed.is_empty() {
-        request.settle_failures(ctx.host, false, ctx.now());
+        request.settle_failures(host, false, ctx.now());
     }
     if details == VIA_UPSTREAM {
         return response_by_another_module(ctx, request);
     }
     match &request.last {
-        LastAttempt::Responded { backend, status } => {
+        LastAttempt::Responded { outcome, diagnosis, .. } => {
             retries(request.attempts);
-            Some((backend.clone(), *status))
+            match (outcome, diagnosis) {
+                (Outcome::Misconfigured(_), _) => {
+                    return Verdict::Replace(request.exhausted(host, ctx.now()));
+                }
+                (Outcome::Throttled(_), _) => {
+                    // The last backend's own time is not the model's.
+                    let wait = request.soonest(host, ctx.now());
+                    for (name, value) in retry_after_headers(wait) {
+                        changes.set(name, value);
+                    }
+                    changes.remove("x-ms-retry-after-ms");
+                }
+                (_, Some(diagnosis)) => changes.set(DIAGNOSIS, diagnosis.slug),
+                (_, None) => {}
+            }
+            Verdict::Pass
         }
         LastAttempt::Pending { backend } => {
             retries(request.attempts);
             changes.remove(RETRY);
             changes.set(BACKEND, backend.as_str());
             changes.set(ATTEMPTS, request.attempts.to_string());
-            None
+            let status = host.response_status().unwrap_or_default();
+            let reply = reply_in_place_of(&details, status, || request.exhausted(host, ctx.now()));
+            reply.map_or(Verdict::Pass, Verdict::Replace)
         }
         LastAttempt::Replied(reason) => {
             // The last attempt was not made.
             let attempts = request.attempts.saturating_sub(1);
             retries(attempts);
             changes.remove(RETRY);
-            changes.remove(BACKEND);
+            match &request.asked {
+                Some(backend) => changes.set(BACKEND, backend.as_str()),
+                None => changes.remove(BACKEND),
+            }
             changes.set(ATTEMPTS, attempts.to_string());
             changes.set(REASON, reason.name());
-            None
+            Verdict::Pass
         }
-        LastAttempt::None => None,
+        LastAttempt::None => {
+            let status = host.response_status().unwrap_or_default();
+            let reply = reply_in_place_of(&details, status, Reply::no_response);
+            reply.map_or(Verdict::Pass, Verdict::Replace)
+        }
     }
 }
 
 /// As [`pool_response`], where the last attempt was another module's: Envoy has added which backend it was.
 /// What a backend stage does not record without a configuration is recorded here, so that a backend that
 /// was in cooldown is known to be well again.
-fn response_by_another_module(
-    ctx: &Context<'_>,
-    request: &mut PoolRequest,
-) -> Option<(String, u16)> {
-    let status = ctx.host.response_status()?;
+fn response_by_another_module(ctx: &Context<'_>, request: &mut PoolRequest) -> Verdict {
+    let Some(status) = ctx.host.response_status() else {
+        return Verdict::Pass;
+    };
     let headers = ctx.host.response_headers();
-    let (_, name) = headers.iter().find(|(name, _)| name == BACKEND)?;
-    let backend = String::from_utf8(name.clone()).ok()?;
+    let backend = headers.iter().find(|(name, _)| name == BACKEND);
+    let Some(backend) = backend.and_then(|(_, name)| String::from_utf8(name.clone()).ok()) else {
+        return Verdict::Pass;
+    };
     let outcome = Outcome::of_status(status, || retry_after::read(pairs(&headers), ctx.now()));
     if outcome == Outcome::Failed {
         request.failed.push(backend.clone());
         request.settle_failures(ctx.host, false, ctx.now());
     } else {
-        request.record(ctx.host, &backend, (outcome, Evidence::Confirmed), || ctx.now());
+        request.record(ctx.host, &backend, outcome, true, || ctx.now());
     }
-    Some((backend, status))
+    Verdict::Inspect(backend, status)
 }
+
+/// Writes a local reply's head over that of the response at hand, of which nothing is shown but what tells
+/// operators of it. `length` is that of the reply's body, where there is one.
+fn replace_head(ctx: &Context<'_>, changes: &mut Changes, reply: &Reply, length: Option<usize>) {
+    for (name, _) in ctx.host.response_headers() {
+        let is_kept = name.starts_with(':')
+            || header::is_internal(&name)
+            || matches!(name.as_str(), "date" | "server" | "apim-request-id" | "x-request-id");
+        if !is_kept {
+            changes.remove(&name);
+        }
+    }
+    changes.set(":status", reply.reason.status().to_string());
+    for (name, value) in reply.headers() {
+        changes.set(name, value);
+    }
+    if let Some(length) = length {
+        changes.set("content-length", length.to_string());
+    }
+}
+
+/// The local reply in place of one of Envoy's own, where that means that a backend has failed.
+/// `failed` is what the caller is told where no response came.
+fn reply_in_place_of(details: &[u8], status: u16, failed: impl FnOnce() -> Reply) -> Option<Reply> {
+    let has = |word: &[u8]| memmem::find(details, word).is_some();
+    match details {
+        _ if details.starts_with(b"upstream_reset_before_response_started") && has(b"overflow") => {
+            Some(Reply::circuit_breaker())
+        }
+        b"no_healthy_upstream" => Some(failed()),
+        _ if details.starts_with(b"upstream_reset_before_response_started") => Some(failed()),
+        b"cluster_not_found" => Some(RoutingError::UnknownBackend.into()),
+        _ if is_timeout(details, status) => Some(Reply::timeout()),
+        _ => None,
+    }
+}
+
+/// Whether a reply of Envoy's own means that the backend of the last attempt has failed: it is not the reply
+/// to a caller's broken request or upload, or to a circuit breaker's limit.
+fn is_failure(details: &[u8], status: impl FnOnce() -> Option<u16>) -> bool {
+    if details.is_empty() {
+        return true;
+    }
+    let is_reset =
+        details.starts_with(b"upstream_") && memmem::find(details, b"overflow").is_none();
+    is_reset || details == STREAM_IDLE && is_timeout(details, status().unwrap_or_default())
+}
+
+/// Envoy's words for a backend that takes too long: the idle timeout is the caller's where the request was
+/// not complete, and then its status is 408.
+fn is_timeout(details: &[u8], status: u16) -> bool {
+    const TIMEOUTS: [&[u8]; 4] = [
+        STREAM_IDLE,
+        b"upstream_response_timeout",
+        b"upstream_per_try_timeout",
+        b"upstream_per_try_idle_timeout",
+    ];
+    status == 504 && TIMEOUTS.contains(&details)
+}
+
+const STREAM_IDLE: &[u8] = b"stream_idle_timeout";
 
 /// Envoy's word for a response that is a backend's.
 const VIA_UPSTREAM: &[u8] = b"via_upstream";
-
-/// Whether the response at hand is a backend's, and not Envoy's own.
-fn is_of_backend(ctx: &Context<'_>) -> bool {
-    let details = ctx.host.response_code_details();
-    details.is_none_or(|details| details.is_empty() || details == VIA_UPSTREAM)
-}

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::host::Host;
 use super::measure::LogEntry;
+use crate::base::codec::{Reader, Writer};
 use crate::identity::cache::Slot;
 use crate::routing::cooldown::Cooldowns;
 
@@ -52,6 +53,11 @@ impl Stamp {
     pub fn of(time: SystemTime) -> Self {
         let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         Self(u64::try_from(millis).unwrap_or_default())
+    }
+
+    /// The time.
+    pub fn time(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.0)
     }
 
     /// Whether it is less than this ago. A stamp from the future is of a clock that was set back.
@@ -109,6 +115,66 @@ pub fn may_log(host: &dyn Host, key: &str, now: SystemTime) -> bool {
     prepare::<Stamp>(host, key);
     let due = |last: &Stamp| (!last.is_within(LOG_INTERVAL, now)).then(|| Stamp::of(now));
     change(host, key, &due).is_some()
+}
+
+/// How many lines about one thing the log gets in [`LOG_INTERVAL`].
+const LOG_LINES: u64 = 10;
+
+/// The lines about one thing that were logged of late, and those that were not.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct LogBudget {
+    since: Stamp,
+    logged: u64,
+    unlogged: u64,
+}
+
+impl LogBudget {
+    /// Takes what a line costs: how many were left out before it, or when a line sums up those that are.
+    ///
+    /// # Errors
+    /// The line is left out.
+    pub fn spend(host: &dyn Host, key: &str, now: SystemTime) -> Result<u64, SystemTime> {
+        prepare::<Self>(host, key);
+        let spend = |known: &Self| {
+            Some(match known.since.is_within(LOG_INTERVAL, now) {
+                true if known.logged < LOG_LINES => Self { logged: known.logged + 1, ..*known },
+                true => Self { unlogged: known.unlogged.saturating_add(1), ..*known },
+                false => Self { since: Stamp::of(now), logged: 1, unlogged: 0 },
+            })
+        };
+        match change(host, key, &spend) {
+            Some((before, after)) if before.since != after.since => Ok(before.unlogged),
+            Some((before, after)) if before.unlogged != after.unlogged => {
+                Err(after.since.time() + LOG_INTERVAL)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// How many lines were left out, once the time in which they were too many is over; they are counted no
+    /// longer.
+    pub fn sum_up(host: &dyn Host, key: &str, now: SystemTime) -> u64 {
+        let sum_up = |known: &Self| {
+            let is_due = known.unlogged > 0 && !known.since.is_within(LOG_INTERVAL, now);
+            is_due.then_some(Self { unlogged: 0, ..*known })
+        };
+        let changed = change(host, key, &sum_up);
+        changed.map_or(0, |(before, _)| before.unlogged)
+    }
+}
+
+impl Value for LogBudget {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let (since, logged, unlogged) = (reader.number()?, reader.number()?, reader.number()?);
+        Some(Self { since: Stamp(since), logged, unlogged })
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.number(self.since.0).number(self.logged).number(self.unlogged);
+        writer.finish()
+    }
 }
 
 /// This worker's view of a shared value, read anew at most once in a while: a read costs as much as a

@@ -1,36 +1,77 @@
 //! One attempt in the backend stage: Envoy's upstream callbacks, turned into events.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::SystemTime;
 
+use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::envoy::Envoy;
 use super::perform;
+use super::ticker::Ticker;
 use crate::flow::attempt::{AttemptEvent, AttemptFlow};
+use crate::flow::pending::Pending;
 use crate::flow::pool_request::PoolRequests;
 use crate::flow::step::Then;
 
+/// An attempt's flow, shared with those that wait.
+type SharedFlow = Rc<RefCell<AttemptFlow>>;
+
+thread_local! {
+    /// The attempts that hold a response. The backend stage's own root is not ticked, as it has no
+    /// configuration.
+    static PENDING: Pending<SharedFlow> = Pending::default();
+}
+
 /// An attempt's context.
-pub(super) struct AttemptContext(AttemptFlow);
+pub(super) struct AttemptContext {
+    id: u32,
+    flow: SharedFlow,
+}
 
 impl AttemptContext {
-    pub(super) fn new(requests: Rc<PoolRequests>) -> Self {
-        Self(AttemptFlow::New(requests))
+    pub(super) fn new(id: u32, requests: Rc<PoolRequests>) -> Self {
+        Self { id, flow: Rc::new(AttemptFlow::New(requests).into()) }
     }
 
-    fn on(&mut self, event: AttemptEvent) -> Action {
-        let flow = std::mem::replace(&mut self.0, AttemptFlow::Ended);
-        let (next, step) = flow.on(event, &Envoy::new());
-        self.0 = next;
-        perform::change(step.message, &step.changes);
-        match step.then {
-            Then::Continue => Action::Continue,
-            Then::Pause(_) => Action::Pause,
-            Then::Reply(reply) => {
-                perform::reply(&reply);
-                Action::Pause
+    fn on(&self, event: AttemptEvent) -> Action {
+        advance(self.id, &self.flow, event)
+    }
+}
+
+fn advance(id: u32, flow: &SharedFlow, event: AttemptEvent) -> Action {
+    let (next, step) = flow.replace(AttemptFlow::Ended).on(event, &Envoy::new());
+    flow.replace(next);
+    perform::change(step.message, &step.changes);
+    match step.then {
+        Then::Continue => {
+            if event == AttemptEvent::WakeUp {
+                let _ = hostcalls::resume_http_response();
             }
+            Action::Continue
+        }
+        Then::Pause(until) => {
+            if let Some(until) = until {
+                PENDING.with(|pending| pending.add(id, until, Rc::clone(flow)));
+            }
+            Action::Pause
+        }
+        Then::Reply(reply) => {
+            perform::reply(&reply);
+            Action::Pause
+        }
+    }
+}
+
+/// Wakes up the attempts that are due. The ticked root is the effective context before and after.
+pub(super) fn wake_up(ticker: &Ticker, now: SystemTime) {
+    let woken = PENDING.with(|pending| pending.take(Some(now)));
+    for (id, flow) in &woken {
+        if hostcalls::set_effective_context(*id).is_ok() {
+            advance(*id, flow, AttemptEvent::WakeUp);
+            ticker.make_root_effective();
         }
     }
 }
@@ -55,7 +96,21 @@ impl HttpContext for AttemptContext {
         self.on(AttemptEvent::Trailers)
     }
 
-    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
-        self.on(AttemptEvent::ResponseHead)
+    fn on_http_response_headers(&mut self, _: usize, ended: bool) -> Action {
+        self.on(AttemptEvent::ResponseHead { ended })
+    }
+
+    fn on_http_response_body(&mut self, size: usize, ended: bool) -> Action {
+        self.on(AttemptEvent::ResponseBody { size, ended })
+    }
+
+    fn on_http_response_trailers(&mut self, _: usize) -> Action {
+        self.on(AttemptEvent::ResponseTrailers)
+    }
+}
+
+impl Drop for AttemptContext {
+    fn drop(&mut self) {
+        PENDING.with(|pending| pending.remove(self.id));
     }
 }

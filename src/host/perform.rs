@@ -27,20 +27,26 @@ pub(super) fn change(message: Message, changes: &Changes) {
         let _ = hostcalls::remove_map_value(MapType::HttpRequestTrailers, name);
     }
     if let Some(edit) = &changes.body {
-        edit_body(edit);
+        let body = match message {
+            Message::Request => BufferType::HttpRequestBody,
+            Message::Response => BufferType::HttpResponseBody,
+        };
+        edit_body(body, edit);
     }
     if let Some(reference) = &changes.pool_reference {
         let _ = hostcalls::set_property(vec![POOL_REFERENCE], Some(reference));
     }
 }
 
-/// Replaces some bytes of the request's body that is held. Envoy replaces at the beginning of a buffer
-/// only, so what stands before goes with it.
-fn edit_body(edit: &BodyEdit) {
-    let start = hostcalls::get_buffer(BufferType::HttpRequestBody, 0, edit.at.start);
-    let mut start = start.ok().flatten().unwrap_or_default();
+/// Replaces some bytes of a body that is held. Envoy replaces at the beginning of a buffer only, so what
+/// stands before goes with it.
+fn edit_body(body: BufferType, edit: &BodyEdit) {
+    let mut start = Vec::new();
+    if edit.at.start > 0 {
+        start = hostcalls::get_buffer(body, 0, edit.at.start).ok().flatten().unwrap_or_default();
+    }
     start.extend_from_slice(edit.with.as_bytes());
-    let _ = hostcalls::set_buffer(BufferType::HttpRequestBody, 0, edit.at.end, &start);
+    let _ = hostcalls::set_buffer(body, 0, edit.at.end, &start);
 }
 
 /// Sends a local reply.

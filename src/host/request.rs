@@ -23,21 +23,17 @@ impl RequestContext {
     }
 
     fn on(&self, event: Event) -> Action {
-        match &self.worker {
-            Some(worker) => worker.advance(self.id, &self.flow, event),
-            None => {
-                if matches!(event, Event::Head { .. }) {
-                    perform::reply(&unconfigured());
-                }
-                Action::Pause
-            }
+        if let Some(worker) = &self.worker {
+            return worker.advance(self.id, &self.flow, event);
         }
-    }
-
-    fn on_response(&self, event: Event) -> Action {
-        match &self.worker {
-            Some(_) => self.on(event),
-            None => Action::Continue,
+        if matches!(event, Event::Head { .. }) {
+            perform::reply(&unconfigured());
+        }
+        match event {
+            Event::ResponseHead { .. } | Event::ResponseBody { .. } | Event::ResponseTrailers => {
+                Action::Continue
+            }
+            _ => Action::Pause,
         }
     }
 }
@@ -58,15 +54,15 @@ impl HttpContext for RequestContext {
     }
 
     fn on_http_response_headers(&mut self, _: usize, ended: bool) -> Action {
-        self.on_response(Event::ResponseHead { ended })
+        self.on(Event::ResponseHead { ended })
     }
 
     fn on_http_response_body(&mut self, size: usize, ended: bool) -> Action {
-        self.on_response(Event::ResponseBody { size, ended })
+        self.on(Event::ResponseBody { size, ended })
     }
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        self.on_response(Event::ResponseTrailers)
+        self.on(Event::ResponseTrailers)
     }
 }
 
@@ -74,6 +70,7 @@ impl Drop for RequestContext {
     fn drop(&mut self) {
         if let Some(worker) = &self.worker {
             worker.pending.remove(self.id);
+            worker.end(self.id, &self.flow);
         }
     }
 }

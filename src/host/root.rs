@@ -7,7 +7,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType, LogLevel};
 
-use super::attempt::AttemptContext;
+use super::attempt::{self, AttemptContext};
 use super::envoy::Envoy;
 use super::request::RequestContext;
 use super::worker::Worker;
@@ -124,6 +124,7 @@ impl RootContext for Root {
         let now = envoy.now();
         let due = worker.gateway.tick(&envoy, now);
         worker.wake_up(Some(now));
+        attempt::wake_up(&worker.ticker, now);
         worker.ticker.tick_at(worker.pending.next().map_or(due, |next| next.min(due)), now);
     }
 
@@ -132,7 +133,9 @@ impl RootContext for Root {
             Some(Stage::Gateway(worker)) => {
                 Box::new(RequestContext::new(id, Some(Rc::clone(worker))))
             }
-            Some(Stage::Backend(requests)) => Box::new(AttemptContext::new(Rc::clone(requests))),
+            Some(Stage::Backend(requests)) => {
+                Box::new(AttemptContext::new(id, Rc::clone(requests)))
+            }
             None => Box::new(RequestContext::new(id, None)),
         })
     }

@@ -67,6 +67,13 @@ impl Worker {
         }
     }
 
+    /// A request is over. Nothing more can be done with it, so its flow's step is not performed.
+    pub(super) fn end(&self, id: u32, flow: &SharedFlow) {
+        let envoy = Envoy::of(&self.ticker, id);
+        let context = Context::new(id, &self.gateway, &self.requests, &envoy);
+        let _ = flow.replace(RequestFlow::Ended).on(Event::End, &context);
+    }
+
     /// Wakes up those that wait and are due, or all. The root is the effective context before and after.
     pub(super) fn wake_up(self: &Rc<Self>, due: Option<SystemTime>) {
         let woken = self.pending.take(due);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::affinity::Selection;
+use super::cooldown::Claim;
 use super::pool::pool_name;
-use super::selection::{BackendStates, Choice};
+use super::selection::{Asker, BackendStates, Choice};
 use super::RoutingError;
 use crate::base::rendezvous::affinity;
 use crate::config::{Backend, Model, Placement, Subscription};
@@ -34,8 +35,8 @@ pub struct PoolDestination {
     pub model: Arc<Model>,
     /// Its backends in the order in which they are tried: never empty.
     pub order: Vec<Arc<Backend>>,
-    /// Whether the request is the probe of the first.
-    pub is_probe: bool,
+    /// What the request has to claim of the first.
+    pub claim: Option<Claim>,
     selection: Selection,
 }
 
@@ -49,12 +50,13 @@ impl Destination {
         model: &Arc<Model>,
         is_stateful: bool,
         value: Option<&[u8]>,
+        asker: Asker<'_>,
         states: &BackendStates<'_>,
         now: SystemTime,
     ) -> Result<Self, RoutingError> {
         if model.is_pooled() && !is_stateful {
             let selection = Selection::of(subscription, model, value);
-            return Ok(Self::Pool(PoolDestination::choose(model, selection, states, now)?));
+            return Ok(Self::Pool(PoolDestination::choose(model, selection, states, asker, now)?));
         }
         // The subscription's default backend is the one that it prefers most of all, so that this is the
         // same one where the model is there.
@@ -102,19 +104,21 @@ impl Destination {
     pub fn choose_again(
         &mut self,
         states: &BackendStates<'_>,
+        asker: Asker<'_>,
         now: SystemTime,
     ) -> Result<(), RoutingError> {
         if let Self::Pool(pool) = self {
-            *pool = PoolDestination::choose(&pool.model, pool.selection.clone(), states, now)?;
+            *pool =
+                PoolDestination::choose(&pool.model, pool.selection.clone(), states, asker, now)?;
         }
         Ok(())
     }
 
-    /// The pool of which the request is the probe of the first backend, if it is one.
-    pub fn probed(&self) -> Option<&PoolDestination> {
+    /// What the request has to claim of the first backend of a pool, and for which model.
+    pub fn claim(&self) -> Option<(Claim, &Arc<Model>)> {
         match self {
-            Self::Pool(pool) if pool.is_probe => Some(pool),
-            _ => None,
+            Self::Pool(pool) => pool.claim.map(|claim| (claim, &pool.model)),
+            Self::Default(_) | Self::Single { .. } => None,
         }
     }
 }
@@ -124,10 +128,11 @@ impl PoolDestination {
         model: &Arc<Model>,
         selection: Selection,
         states: &BackendStates<'_>,
+        asker: Asker<'_>,
         now: SystemTime,
     ) -> Result<Self, RoutingError> {
-        let Choice { order, is_probe } = model.choose(&selection, states, now)?;
+        let Choice { order, claim } = model.choose(&selection, states, asker, now)?;
         let order = order.iter().map(|placement| Arc::clone(&placement.backend)).collect();
-        Ok(Self { model: Arc::clone(model), order, is_probe, selection })
+        Ok(Self { model: Arc::clone(model), order, claim, selection })
     }
 }

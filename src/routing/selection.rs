@@ -3,9 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use super::affinity::Selection;
-use super::cooldown::{Availability, Cooldowns};
+use super::cooldown::{Availability, Cause, Claim, Cooldowns};
 use super::pool::Order;
 use super::RoutingError;
+use crate::base::digest::Digest;
 use crate::base::rendezvous::distance;
 use crate::config::{Model, Placement};
 
@@ -32,6 +33,22 @@ pub struct BackendStates<'a> {
     pub sign_in: &'a [SignIn],
 }
 
+/// Of whom a request is, and how much of it has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// The subscription's id.
+    pub subscription: &'a str,
+    /// Whether the proxy has all of the request.
+    pub is_whole: bool,
+}
+
+impl Asker<'_> {
+    /// The number by which evidence names the subscription.
+    pub fn number(&self) -> u64 {
+        Digest::of(self.subscription.as_bytes()).leading()
+    }
+}
+
 impl BackendStates<'_> {
     /// Whether a placement's backend can be signed in to.
     pub fn sign_in(&self, placement: &Placement) -> SignIn {
@@ -39,10 +56,19 @@ impl BackendStates<'_> {
     }
 
     /// Whether a request for this model may move on to a placement's backend now.
-    pub fn may_be_next(&self, model: &Model, placement: &Placement, now: SystemTime) -> bool {
-        let availability = self.cooldowns.availability(&placement.backend.name, &model.name, now);
-        !matches!(availability, Availability::Cooldown(_))
-            && self.sign_in(placement) == SignIn::Ready
+    pub fn may_be_next(
+        &self,
+        model: &Model,
+        placement: &Placement,
+        asker: Asker<'_>,
+        now: SystemTime,
+    ) -> bool {
+        let (backend, model) = (&placement.backend.name, &model.name);
+        let may_be_asked = match self.cooldowns.availability(backend, model, asker.is_whole, now) {
+            Availability::Ready | Availability::Probe => true,
+            Availability::Cooldown(_) => !self.cooldowns.binds(backend, model, asker.number(), now),
+        };
+        may_be_asked && self.sign_in(placement) == SignIn::Ready
     }
 }
 
@@ -51,8 +77,8 @@ impl BackendStates<'_> {
 pub struct Choice<'m> {
     /// In this order, of which there is a first: one of [`Model::orders`].
     pub order: Order<'m>,
-    /// Whether it is the probe of the first.
-    pub is_probe: bool,
+    /// What it has to claim of the first.
+    pub claim: Option<Claim>,
 }
 
 impl Model {
@@ -63,35 +89,40 @@ impl Model {
     /// exactly its weight; and the next turn goes to one that is to be probed. An affinity selects the same
     /// placement as long as that may be tried, and affinities select each by its weight.
     ///
+    /// Where all are in cooldown, those are tried whose cooldown does not bind the request's subscription
+    /// ([`Cooldowns::binds`]), and otherwise about one request a second for each of them all the same.
+    ///
     /// # Errors
-    /// [`RoutingError::AllInCooldown`].
+    /// As [`Self::exhausted`] says.
     pub fn choose(
         &self,
         selection: &Selection,
         states: &BackendStates<'_>,
+        asker: Asker<'_>,
         now: SystemTime,
     ) -> Result<Choice<'_>, RoutingError> {
         let mut open: Vec<Candidate<'_>> = Vec::with_capacity(self.placements.len());
-        let mut soonest: Option<SystemTime> = None;
+        let mut excluded: Vec<&Placement> = Vec::new();
         for placement in &self.placements {
             let backend = &placement.backend.name;
-            match states.cooldowns.availability(backend, &self.name, now) {
-                Availability::Ready => open.push(Candidate { placement, is_probe: false }),
-                Availability::Probe => open.push(Candidate { placement, is_probe: true }),
+            match states.cooldowns.availability(backend, &self.name, asker.is_whole, now) {
+                Availability::Ready => open.push(Candidate { placement, claim: None }),
+                Availability::Probe => {
+                    open.push(Candidate { placement, claim: Some(Claim::Probe) });
+                }
                 // A backend without a token will not serve then.
                 Availability::Cooldown(_) if states.sign_in(placement) == SignIn::Refused => {}
-                Availability::Cooldown(until) => {
-                    soonest = Some(soonest.map_or(until, |known| known.min(until)));
-                }
+                Availability::Cooldown(_) => excluded.push(placement),
             }
         }
-        let wait = |until: SystemTime| RoutingError::AllInCooldown {
-            wait: until.duration_since(now).unwrap_or_default().min(LONGEST_WAIT),
-        };
         let best = open.iter().map(|one| states.sign_in(one.placement)).min();
-        if let (Some(SignIn::Refused) | None, Some(soonest)) = (best, soonest) {
-            return Err(wait(soonest));
+        if matches!(best, Some(SignIn::Refused) | None) && !excluded.is_empty() {
+            open = self.in_spite_of_cooldowns(&excluded, states, asker, now);
+            if open.is_empty() {
+                return Err(self.exhausted(states, asker, now));
+            }
         }
+        let best = open.iter().map(|one| states.sign_in(one.placement)).min();
         open.retain(|one| Some(states.sign_in(one.placement)) == best);
         let lowest = open.first().map(|one| one.placement.priority);
         let is_lowest = |one: &&Candidate<'_>| Some(one.placement.priority) == lowest;
@@ -99,7 +130,7 @@ impl Model {
         let tier = open.get(..end).unwrap_or_default();
         let chosen = match selection {
             Selection::RoundRobin(turn) => {
-                tier.iter().find(|one| one.is_probe).or_else(|| by_weight(tier, *turn))
+                tier.iter().find(|one| one.claim.is_some()).or_else(|| by_weight(tier, *turn))
             }
             Selection::Affinity(name) => {
                 tier.iter().min_by_key(|Candidate { placement, .. }| {
@@ -107,14 +138,94 @@ impl Model {
                 })
             }
         };
-        let &Candidate { placement: first, is_probe } = chosen.ok_or_else(|| wait(now))?;
+        let &Candidate { placement: first, claim } =
+            chosen.ok_or_else(|| self.exhausted(states, asker, now))?;
         let is_other = |other: &&Placement| other.backend.name != first.backend.name;
         let available = open.iter().map(|one| one.placement).find(is_other);
         let order = match available.or_else(|| self.placements.iter().find(is_other)) {
             Some(second) => self.order(first, second),
             None => vec![first],
         };
-        Ok(Choice { order, is_probe })
+        Ok(Choice { order, claim })
+    }
+
+    /// Which of these, which are in cooldown, a request may be sent to because no other backend is left.
+    fn in_spite_of_cooldowns<'m>(
+        &self,
+        excluded: &[&'m Placement],
+        states: &BackendStates<'_>,
+        asker: Asker<'_>,
+        now: SystemTime,
+    ) -> Vec<Candidate<'m>> {
+        let number = asker.number();
+        let is_free = |placement: &Placement| {
+            !states.cooldowns.binds(&placement.backend.name, &self.name, number, now)
+        };
+        let free = excluded.iter().filter(|placement| is_free(placement));
+        let free: Vec<_> = free.map(|&placement| Candidate { placement, claim: None }).collect();
+        if !free.is_empty() {
+            return free;
+        }
+        let may_trickle = |placement: &&&Placement| {
+            states.cooldowns.may_trickle(&placement.backend.name, &self.name, now)
+        };
+        let claim = Some(Claim::Trickle);
+        let found = excluded.iter().find(may_trickle);
+        found.map(|&placement| Candidate { placement, claim }).into_iter().collect()
+    }
+
+    /// Why no backend may be tried: what a caller is told, with the soonest time at which one may.
+    pub fn exhausted(
+        &self,
+        states: &BackendStates<'_>,
+        asker: Asker<'_>,
+        now: SystemTime,
+    ) -> RoutingError {
+        let cause = |placement: &Placement| {
+            states.cooldowns.cause(&placement.backend.name, &self.name, now)
+        };
+        let causes: Vec<_> = self.placements.iter().filter_map(cause).collect();
+        let wait = self.soonest(states, asker, now);
+        if causes.contains(&&Cause::Throttled) {
+            return RoutingError::AllThrottled { wait };
+        }
+        match causes.first() {
+            Some(Cause::Misconfigured(diagnosis)) if !causes.contains(&&Cause::Failed) => {
+                RoutingError::AllMisconfigured { diagnosis: diagnosis.clone() }
+            }
+            _ => RoutingError::AllFailed { wait },
+        }
+    }
+
+    /// Whether there is a backend that may be asked now.
+    pub fn has_ready(&self, states: &BackendStates<'_>, asker: Asker<'_>, now: SystemTime) -> bool {
+        self.placements.iter().any(|placement| states.may_be_next(self, placement, asker, now))
+    }
+
+    /// Until a backend that is not misconfigured may be tried, and no longer than clients wait.
+    pub fn soonest(
+        &self,
+        states: &BackendStates<'_>,
+        asker: Asker<'_>,
+        now: SystemTime,
+    ) -> Duration {
+        let wait = |placement: &Placement| {
+            let backend = &placement.backend.name;
+            if let Some(Cause::Misconfigured(_)) = states.cooldowns.cause(backend, &self.name, now)
+            {
+                return None;
+            }
+            match states.cooldowns.availability(backend, &self.name, asker.is_whole, now) {
+                // It will not serve then.
+                _ if states.sign_in(placement) == SignIn::Refused => None,
+                Availability::Ready | Availability::Probe => Some(Duration::ZERO),
+                Availability::Cooldown(until) => {
+                    Some(until.duration_since(now).unwrap_or_default())
+                }
+            }
+        };
+        let soonest = self.placements.iter().filter_map(wait).min();
+        soonest.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
     }
 
     /// The placement on this backend, where the model has one.
@@ -126,7 +237,7 @@ impl Model {
 /// A placement that may be tried.
 struct Candidate<'m> {
     placement: &'m Placement,
-    is_probe: bool,
+    claim: Option<Claim>,
 }
 
 /// One of these by its weight.
@@ -196,6 +307,8 @@ mod tests {
         }
     }
 
+    const ASKER: Asker<'_> = Asker { subscription: "a", is_whole: true };
+
     fn now() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
     }
@@ -204,7 +317,7 @@ mod tests {
         turns
             .filter_map(|turn| {
                 let states = BackendStates { cooldowns: &Cooldowns::default(), sign_in: &[] };
-                model.choose(&Selection::RoundRobin(turn), &states, now()).ok()
+                model.choose(&Selection::RoundRobin(turn), &states, ASKER, now()).ok()
             })
             .map(|choice| choice.order[0].backend.name.as_str())
             .collect()
@@ -275,28 +388,28 @@ mod tests {
     fn in_cooldown(rows: &[(&str, u64)]) -> Cooldowns {
         rows.iter().fold(Cooldowns::default(), |cooldowns, &(backend, seconds)| {
             let outcome = Outcome::Throttled(Some(Duration::from_secs(seconds)));
-            cooldowns
-                .record(
-                    backend,
-                    "m",
-                    (outcome, Evidence::Confirmed),
-                    now(),
-                    &Failover::default(),
-                    0,
-                )
-                .unwrap()
+            let evidence =
+                Evidence { subscription: ASKER.number(), is_confirmed: true, began: now() };
+            let policy = Failover::default();
+            cooldowns.record((backend, "m"), outcome, evidence, now(), &policy, 0).unwrap()
         })
     }
 
-    /// The backends that the next request tries, in order; `?` in front of a probe.
+    /// The backends that the next request tries, in order; `?` in front of a probe, `!` where the first is
+    /// in cooldown.
     fn order(model: &Model, states: &BackendStates<'_>, later: u64) -> Result<String, u64> {
         let time = now() + Duration::from_secs(later);
-        match model.choose(&Selection::RoundRobin(model.round_robin.next()), states, time) {
-            Ok(Choice { order, is_probe }) => {
+        match model.choose(&Selection::RoundRobin(model.round_robin.next()), states, ASKER, time) {
+            Ok(Choice { order, claim }) => {
                 let names: Vec<_> = order.iter().map(|one| one.backend.name.as_str()).collect();
-                Ok((if is_probe { "?" } else { "" }).to_owned() + &names.join(">"))
+                let claim = match claim {
+                    None => "",
+                    Some(Claim::Probe) => "?",
+                    Some(Claim::Trickle) => "!",
+                };
+                Ok(claim.to_owned() + &names.join(">"))
             }
-            Err(RoutingError::AllInCooldown { wait }) => Err(wait.as_secs()),
+            Err(RoutingError::AllThrottled { wait }) => Err(wait.as_secs()),
             Err(other) => panic!("{other}"),
         }
     }
@@ -310,7 +423,13 @@ mod tests {
             ("a later one is in cooldown", &[("bb", 5)], 0, Ok("aa>cc>bb")),
             ("two are in cooldown", &[("aa", 5), ("cc", 5)], 0, Ok("bb>dd>aa")),
             ("all but one", &[("aa", 5), ("bb", 5), ("cc", 5)], 0, Ok("dd>aa>bb")),
-            ("all", &[("aa", 5), ("bb", 9), ("cc", 7), ("dd", 6)], 1, Err(4)),
+            ("all", &[("aa", 5), ("bb", 9), ("cc", 7), ("dd", 6)], 0, Err(5)),
+            (
+                "all, for a second",
+                &[("aa", 5), ("bb", 9), ("cc", 7), ("dd", 6)],
+                1,
+                Ok("!aa>bb>cc"),
+            ),
             ("the first is over", &[("aa", 5)], 5, Ok("?aa>bb>cc")),
             ("a later one is over: no need to try it", &[("bb", 5)], 5, Ok("aa>bb>cc")),
             (

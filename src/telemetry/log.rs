@@ -24,7 +24,7 @@ impl LogEntry<'_> {
     pub fn level(&self) -> Level {
         match self {
             Self::Recovered { .. } | Self::TokenRecovered { .. } => Level::Info,
-            Self::Cooldown { .. } | Self::Finding(_) => Level::Warning,
+            Self::Cooldown { .. } | Self::Unlogged { .. } | Self::Finding(_) => Level::Warning,
             Self::TokenFailed { failure, .. } if !failure.is_permanent() => Level::Warning,
             Self::TokenFailed { .. } | Self::StoreFailed => Level::Error,
         }
@@ -43,6 +43,13 @@ impl fmt::Display for LogEntry<'_> {
             }
             Self::Recovered { backend, model } => {
                 write!(f, "backend {backend} serves model {model} again")
+            }
+            Self::Unlogged { backend, changes, models } => {
+                write!(
+                    f,
+                    "backend {backend}: {changes} more changes of state in a minute; it is in cooldown for \
+                     {models} models now"
+                )
             }
             Self::Finding(finding) => finding.fmt(f),
             Self::TokenFailed { identity, failure, retry_in } => {
@@ -119,6 +126,11 @@ mod tests {
                 LogEntry::Recovered { backend: "eastus", model: "gpt-4o" },
                 Level::Info,
                 "backend eastus serves model gpt-4o again",
+            ),
+            (
+                LogEntry::Unlogged { backend: "eastus", changes: 37, models: 2 },
+                Level::Warning,
+                "backend eastus: 37 more changes of state in a minute; it is in cooldown for 2 models now",
             ),
             (
                 LogEntry::TokenFailed { identity: "default", failure: &reset, retry_in: wait },

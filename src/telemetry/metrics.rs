@@ -13,6 +13,10 @@ impl Counter<'_> {
             Self::Forwarded { backend } => {
                 write(&["aoai_requests_total.outcome.forwarded.backend.", backend]);
             }
+            Self::Abandoned { backend } => {
+                let backend = backend.unwrap_or("none");
+                write(&["aoai_requests_total.outcome.abandoned.backend.", backend]);
+            }
             Self::Replied(reason) => {
                 write(&["aoai_requests_total.outcome.", reason.name(), ".backend.none"]);
             }
@@ -37,8 +41,10 @@ impl Counter<'_> {
             define(Counter::Replied(reason));
         }
         define(Counter::Retries);
+        define(Counter::Abandoned { backend: None });
         for backend in config.backends.iter().map(|backend| backend.name.as_str()) {
             define(Counter::Forwarded { backend });
+            define(Counter::Abandoned { backend: Some(backend) });
             define(Counter::Cooldowns { backend });
             for result in AttemptResult::ALL {
                 define(Counter::Attempt { backend, result });
@@ -55,14 +61,18 @@ impl Counter<'_> {
 impl Gauge<'_> {
     /// The metric's name, written into this buffer.
     pub fn write_name(&self, name: &mut String) {
-        let (start, label) = match *self {
-            Self::ModelsInCooldown { backend } => ("aoai_models_in_cooldown.backend.", backend),
-            Self::TokenRemaining { identity } => {
-                ("aoai_entra_token_remaining_seconds.identity.", identity)
+        let mut write = |parts: &[&str]| parts.iter().for_each(|part| name.push_str(part));
+        match *self {
+            Self::ModelsInCooldown { backend } => {
+                write(&["aoai_models_in_cooldown.backend.", backend]);
             }
-        };
-        name.push_str(start);
-        name.push_str(label);
+            Self::Misconfigured { backend, diagnosis } => {
+                write(&["aoai_misconfigured.backend.", backend, ".diagnosis.", diagnosis]);
+            }
+            Self::TokenRemaining { identity } => {
+                write(&["aoai_entra_token_remaining_seconds.identity.", identity]);
+            }
+        }
     }
 
     /// Calls this for each gauge of a configuration.
@@ -82,6 +92,7 @@ impl AttemptResult {
             Self::Responded => "responded",
             Self::Throttled => "throttled",
             Self::Failed => "failed",
+            Self::Misconfigured => "misconfigured",
         }
     }
 }
@@ -117,6 +128,14 @@ mod tests {
                 "aoai_requests_total.outcome.forwarded.backend.eastus",
             ),
             (
+                Counter::Abandoned { backend: Some(backend) },
+                "aoai_requests_total.outcome.abandoned.backend.eastus",
+            ),
+            (
+                Counter::Abandoned { backend: None },
+                "aoai_requests_total.outcome.abandoned.backend.none",
+            ),
+            (
                 Counter::Replied(Reason::MissingKey),
                 "aoai_requests_total.outcome.missing_key.backend.none",
             ),
@@ -140,6 +159,10 @@ mod tests {
         }
         for (gauge, expected) in [
             (Gauge::ModelsInCooldown { backend }, "aoai_models_in_cooldown.backend.eastus"),
+            (
+                Gauge::Misconfigured { backend, diagnosis: "role_missing" },
+                "aoai_misconfigured.backend.eastus.diagnosis.role_missing",
+            ),
             (
                 Gauge::TokenRemaining { identity },
                 "aoai_entra_token_remaining_seconds.identity.default",

@@ -176,7 +176,7 @@ fn a_backend_that_cannot_be_signed_in_to_is_not_gone_on_to() {
     for (trouble, told, then) in [
         (Reaction::throttled(LONG), "429 aa 1", "429 all_backends_throttled"),
         (Response::new(503).into(), "503 aa 1", "200 aa 1"),
-        (Reaction::reset(), "503 1 backend_failed", "200 aa 1"),
+        (Reaction::reset(), "503 aa 1 backend_failed", "200 aa 1"),
     ] {
         let process = Process::new();
         let worker = Worker::new(&process, &two_identities());

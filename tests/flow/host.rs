@@ -677,6 +677,13 @@ struct Attempt {
     stage: Option<(AttemptFlow, Memory)>,
     arrived: Rc<RefCell<Arrived>>,
     reaction: Option<Reaction>,
+    /// Whether the backend stage holds some of the response.
+    is_held: bool,
+    /// Whether it has let the response's head go on.
+    head_has_gone: bool,
+    response_has_ended: bool,
+    has_trailers: bool,
+    loses_piece: bool,
 }
 
 impl Call {
@@ -767,8 +774,11 @@ impl Call {
 
     /// Envoy deletes the request's context.
     fn delete(&self) {
-        self.stream.borrow_mut().is_over = true;
+        let was_over = std::mem::replace(&mut self.stream.borrow_mut().is_over, true);
         self.worker.pending.remove(self.id);
+        if !was_over {
+            self.on(Event::End);
+        }
         self.flow.replace(RequestFlow::Ended);
     }
 
@@ -795,7 +805,11 @@ impl Call {
             remove(&mut at.request_trailers, name);
         }
         if let Some(edit) = &step.changes.body {
-            at.request_body.splice(edit.at.clone(), edit.with.bytes());
+            let body = match step.message {
+                Message::Request => &mut at.request_body,
+                Message::Response => &mut at.response_body,
+            };
+            body.splice(edit.at.clone(), edit.with.bytes());
         }
         if let Some(reference) = &step.changes.pool_reference {
             at.pool_reference = Some(reference.clone());
@@ -834,6 +848,9 @@ impl Call {
         // Of a request that Envoy no longer has, nothing is done.
         if self.stream.borrow().is_over {
             return;
+        }
+        if self.stream.borrow().attempt.as_ref().is_some_and(|attempt| attempt.is_held) {
+            return self.attempt_response_event(AttemptEvent::WakeUp);
         }
         let step = self.on(Event::WakeUp);
         match (step.then, step.message) {
@@ -960,7 +977,16 @@ impl Call {
                 ),
             )
         });
-        stream.attempt = Some(Attempt { stage, arrived, reaction });
+        stream.attempt = Some(Attempt {
+            stage,
+            arrived,
+            reaction,
+            is_held: false,
+            head_has_gone: false,
+            response_has_ended: false,
+            has_trailers: false,
+            loses_piece: false,
+        });
         let (body, ended) = (stream.forwarded.clone(), stream.is_forwarded);
         drop(stream);
         let head_ended = ended && body.is_empty();
@@ -1100,26 +1126,112 @@ impl Call {
     /// The backend's response begins.
     pub(crate) fn respond(self: &Rc<Self>, mut response: Response) {
         let mut stream = self.stream.borrow_mut();
-        let attempts = stream.attempts;
         let Some(attempt) = &mut stream.attempt else {
             return;
         };
         let backend = attempt.arrived.borrow().backend.clone();
-        let mut moves_on = false;
-        if let Some((flow, memory)) = &mut attempt.stage {
-            let mut headers = response.headers.clone();
-            set(&mut headers, ":status", response.status.to_string().as_bytes());
-            memory.at.borrow_mut().response_headers = headers.clone();
-            let (next, step) =
-                std::mem::replace(flow, AttemptFlow::Ended).on(AttemptEvent::ResponseHead, memory);
-            *flow = next;
-            assert_eq!((step.message, &step.then), (Message::Response, &Then::Continue));
-            change(&mut headers, &step.changes);
-            self.leave_for_next(&step.changes);
-            moves_on = value(&headers, "x-aoai-retry").is_some() && attempts <= MOST_RETRIES;
-            remove(&mut headers, ":status");
-            response.headers = headers;
+        let Some((_, memory)) = &attempt.stage else {
+            drop(stream);
+            self.route_response(&mut response, &backend);
+            return self.deliver(response, b"via_upstream");
+        };
+        let Response { status, headers, pieces, is_open, has_trailers } = response;
+        {
+            let mut at = memory.at.borrow_mut();
+            at.response_headers = headers;
+            set(&mut at.response_headers, ":status", status.to_string().as_bytes());
+            at.response_is_complete = !is_open;
         }
+        let ended = pieces.is_empty() && !is_open && !has_trailers;
+        (attempt.response_has_ended, attempt.has_trailers) = (ended, has_trailers);
+        let arrived = Rc::clone(&attempt.arrived);
+        drop(stream);
+        self.attempt_response_event(AttemptEvent::ResponseHead { ended });
+        let count = pieces.len();
+        for (index, piece) in pieces.iter().enumerate() {
+            let is_this = |one: &Attempt| Rc::ptr_eq(&one.arrived, &arrived);
+            if !self.stream.borrow().attempt.as_ref().is_some_and(is_this) {
+                // The next backend is asked.
+                return;
+            }
+            let last = index + 1 == count && !is_open;
+            self.response_piece(piece, last && !has_trailers);
+        }
+        if has_trailers && !is_open {
+            self.response_trailers();
+        }
+    }
+
+    /// Has the backend stage take an event about the response.
+    fn attempt_response_event(self: &Rc<Self>, event: AttemptEvent) {
+        let mut stream = self.stream.borrow_mut();
+        let Some(Attempt { stage: Some((flow, memory)), head_has_gone, .. }) = &mut stream.attempt
+        else {
+            return;
+        };
+        let (next, step) = std::mem::replace(flow, AttemptFlow::Ended).on(event, memory);
+        *flow = next;
+        assert_eq!(step.message, Message::Response);
+        assert!(step.changes.headers.is_empty() || !*head_has_gone, "{event:?}: the head has gone");
+        change(&mut memory.at.borrow_mut().response_headers, &step.changes);
+        self.leave_for_next(&step.changes);
+        let Some(attempt) = &mut stream.attempt else {
+            return;
+        };
+        match step.then {
+            Then::Pause(until) => {
+                attempt.is_held = true;
+                drop(stream);
+                self.wait(until);
+            }
+            Then::Continue => {
+                let has_body = attempt
+                    .stage
+                    .as_ref()
+                    .is_some_and(|(_, memory)| !memory.at.borrow().response_body.is_empty());
+                let was_held = std::mem::take(&mut attempt.is_held);
+                assert!(event != AttemptEvent::WakeUp || was_held, "what is not held is resumed");
+                let loses_piece = !was_held && std::mem::take(&mut attempt.loses_piece);
+                attempt.loses_piece |=
+                    event == AttemptEvent::WakeUp && has_body && !attempt.response_has_ended;
+                drop(stream);
+                self.release_from_attempt(loses_piece);
+            }
+            Then::Reply(reply) => panic!("a response is no reason for a local reply: {reply:?}"),
+        }
+    }
+
+    /// What the backend stage has let go on reaches the router, which asks the next backend or passes it on.
+    fn release_from_attempt(self: &Rc<Self>, loses_piece: bool) {
+        let mut stream = self.stream.borrow_mut();
+        let attempts = stream.attempts;
+        let Some(attempt) = &mut stream.attempt else {
+            return;
+        };
+        let Some((_, memory)) = &attempt.stage else {
+            return;
+        };
+        let mut piece = std::mem::take(&mut memory.at.borrow_mut().response_body);
+        if loses_piece {
+            piece.clear();
+        }
+        let (ended, has_trailers) = (attempt.response_has_ended, attempt.has_trailers);
+        if std::mem::replace(&mut attempt.head_has_gone, true) {
+            drop(stream);
+            let has_trailers = ended && has_trailers;
+            if !has_trailers || !piece.is_empty() {
+                self.response_data(&piece, ended && !has_trailers);
+            }
+            if has_trailers {
+                self.gateway_trailers();
+            }
+            return;
+        }
+        let mut headers = memory.at.borrow().response_headers.clone();
+        let status = value(&headers, ":status").and_then(|status| status.parse().ok());
+        let moves_on = value(&headers, "x-aoai-retry").is_some() && attempts <= MOST_RETRIES;
+        remove(&mut headers, ":status");
+        let backend = attempt.arrived.borrow().backend.clone();
         drop(stream);
         if moves_on {
             self.end_attempt();
@@ -1127,6 +1239,16 @@ impl Call {
                 happens();
             }
             return self.attempt();
+        }
+        let mut response = Response {
+            status: status.expect("a status"),
+            headers,
+            pieces: if piece.is_empty() && !ended { Vec::new() } else { vec![piece] },
+            is_open: !ended,
+            has_trailers,
+        };
+        if response.pieces.iter().all(Vec::is_empty) {
+            response.pieces.clear();
         }
         self.route_response(&mut response, &backend);
         self.deliver(response, b"via_upstream");
@@ -1161,6 +1283,11 @@ impl Call {
         self.deliver(response, b"upstream_reset_before_response_started{connection_termination}");
     }
 
+    /// Envoy itself replies, in its own words.
+    pub(crate) fn envoy_replies(self: &Rc<Self>, status: u16, details: &str) {
+        self.deliver(Response::new(status).piece(b"Envoy's own text"), details.as_bytes());
+    }
+
     /// A response passes the gateway stage.
     fn deliver(self: &Rc<Self>, response: Response, details: &[u8]) {
         let Response { status, mut headers, pieces, is_open, has_trailers } = response;
@@ -1179,17 +1306,37 @@ impl Call {
             self.response_data(piece, last && !has_trailers);
         }
         if has_trailers && !is_open {
-            self.response_trailers();
+            self.gateway_trailers();
         }
     }
 
     /// Envoy has received all of an open response, and does not show its body.
     pub(crate) fn response_has_come_unseen(&self) {
         self.memory.at.borrow_mut().response_is_complete = true;
+        if let Some(Attempt { stage: Some((_, memory)), .. }) = &self.stream.borrow().attempt {
+            memory.at.borrow_mut().response_is_complete = true;
+        }
     }
 
     /// A further piece of an open response comes.
     pub(crate) fn response_piece(self: &Rc<Self>, piece: &[u8], ended: bool) {
+        let mut stream = self.stream.borrow_mut();
+        if stream.is_over {
+            return;
+        }
+        if let Some(Attempt { stage: Some((_, memory)), response_has_ended, .. }) =
+            &mut stream.attempt
+        {
+            *response_has_ended = ended;
+            let mut at = memory.at.borrow_mut();
+            at.response_is_complete = ended;
+            at.response_body.extend_from_slice(piece);
+            let size = at.response_body.len();
+            drop(at);
+            drop(stream);
+            return self.attempt_response_event(AttemptEvent::ResponseBody { size, ended });
+        }
+        drop(stream);
         self.memory.at.borrow_mut().response_is_complete = ended;
         self.response_data(piece, ended);
     }
@@ -1209,6 +1356,22 @@ impl Call {
 
     /// An open response ends with trailers.
     pub(crate) fn response_trailers(self: &Rc<Self>) {
+        let mut stream = self.stream.borrow_mut();
+        if stream.is_over {
+            return;
+        }
+        if let Some(Attempt { stage: Some(_), response_has_ended, has_trailers, .. }) =
+            &mut stream.attempt
+        {
+            (*response_has_ended, *has_trailers) = (true, true);
+            drop(stream);
+            return self.attempt_response_event(AttemptEvent::ResponseTrailers);
+        }
+        drop(stream);
+        self.gateway_trailers();
+    }
+
+    fn gateway_trailers(self: &Rc<Self>) {
         if !self.stream.borrow().is_over {
             self.stream.borrow_mut().response_has_ended = true;
             self.response_event(Event::ResponseTrailers);

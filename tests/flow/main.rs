@@ -15,6 +15,7 @@ mod attempts;
 mod failover;
 mod host;
 mod inspection;
+mod misconfigured;
 mod refused_bodies;
 mod regions;
 mod replacement;

@@ -218,7 +218,7 @@ fn what_another_modules_attempts_tell_of_a_backend_is_known_of_that_one() {
     process.script("bb", [Response::new(401).header("content-type", "application/json").piece(
         br#"{"error":{"code":"PermissionDenied","message":"Principal does not have access to API/Operation."}}"#,
     )]);
-    assert_eq!(worker.ask(&by_url("m")), "401 bb 2 role_missing");
+    assert_eq!(worker.ask(&by_url("m")), "502 bb 2 backend_misconfigured role_missing");
     assert_eq!(process.logged("backend bb").len(), 1);
     // Its own response puts a backend in cooldown, and ends that.
     let (process, worker) = started();
@@ -264,12 +264,12 @@ fn a_backend_stage_of_another_module_retries_where_that_helps() {
 #[test]
 fn the_backend_that_responded_is_diagnosed_behind_a_backend_stage_of_another_module() {
     const ROLE: &[u8] = br#"{"error":{"code":"PermissionDenied","message":"no role"}}"#;
-    for (trouble, told) in [(None, "401 aa 1"), (Some(throttled()), "401 bb 2")] {
+    for (trouble, told) in [(None, "502 aa 1"), (Some(throttled()), "502 bb 2")] {
         let (process, worker) = replaced();
         let region = if trouble.is_some() { "bb" } else { "aa" };
         process.script("aa", trouble);
         process.script(region, [Response::new(401).piece(ROLE)]);
-        assert_eq!(worker.ask(&by_url("m")), format!("{told} role_missing"));
+        assert_eq!(worker.ask(&by_url("m")), format!("{told} backend_misconfigured role_missing"));
         let counted = format!("aoai_diagnoses_total.backend.{region}.diagnosis.role_missing 1");
         assert_eq!(process.counted("aoai_diagnoses_total"), [counted]);
     }
@@ -353,15 +353,20 @@ fn event() -> impl Strategy<Value = Event> {
         any::<bool>().prop_map(|ended| Event::ResponseHead { ended }),
         (size, any::<bool>()).prop_map(|(size, ended)| Event::ResponseBody { size, ended }),
         Just(Event::ResponseTrailers),
+        Just(Event::End),
     ]
 }
 
 fn attempt_event() -> impl Strategy<Value = AttemptEvent> {
+    let size = 0_usize..40;
     prop_oneof![
         any::<bool>().prop_map(|ended| AttemptEvent::Head { ended }),
-        (0_usize..40, any::<bool>()).prop_map(|(size, ended)| AttemptEvent::Body { size, ended }),
+        (size.clone(), any::<bool>()).prop_map(|(size, ended)| AttemptEvent::Body { size, ended }),
         Just(AttemptEvent::Trailers),
-        Just(AttemptEvent::ResponseHead),
+        any::<bool>().prop_map(|ended| AttemptEvent::ResponseHead { ended }),
+        (size, any::<bool>()).prop_map(|(size, ended)| AttemptEvent::ResponseBody { size, ended }),
+        Just(AttemptEvent::ResponseTrailers),
+        Just(AttemptEvent::WakeUp),
         Just(AttemptEvent::End),
     ]
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use serde_json::json;
 
 use crate::host::{Process, Reaction, Request, Response, Worker};
-use crate::regions::{by_url, digest, document, KEY, REGIONS};
+use crate::regions::{by_body, by_url, digest, document, millis, seconds, KEY, REGIONS};
 
 const OTHER_KEY: &str = "k-other";
 
@@ -21,7 +21,10 @@ fn shared() -> (Rc<Process>, Rc<Worker>) {
 
 /// A request for the model m of either subscription.
 fn of(key: &str) -> Request {
-    let mut request = by_url("m");
+    with_key(by_url("m"), key)
+}
+
+fn with_key(mut request: Request, key: &str) -> Request {
     for (name, value) in &mut request.headers {
         if name == "api-key" {
             *value = key.as_bytes().to_vec();
@@ -83,7 +86,7 @@ fn failures_that_several_subscriptions_meet_are_the_backends() {
         everywhere(&process, &Response::new(500));
         assert_eq!(worker.ask(&of(key)), "500 cc 3");
     }
-    assert_eq!(worker.ask(&of(OTHER_KEY)), "429 all_backends_throttled");
+    assert_eq!(worker.ask(&of(OTHER_KEY)), "503 all_backends_failed");
 }
 
 #[test]
@@ -132,6 +135,235 @@ fn many_failures_of_one_subscription_make_no_long_cooldown_of_anothers_first() {
         assert_eq!(worker.ask(&of(key)), "500 cc 3");
     }
     // As long as the first cooldown, and not the longest.
-    process.advance(std::time::Duration::from_secs(45));
+    process.advance(seconds(45));
     assert_eq!(worker.ask(&of(OTHER_KEY)), "200 aa 1");
+}
+
+#[test]
+fn a_request_that_is_throttled_everywhere_with_a_time_binds_its_own_subscription_alone() {
+    let (process, worker) = shared();
+    // As a huge max_tokens is, while there is room for others.
+    everywhere(&process, &Response::new(429).header("retry-after", "20"));
+    assert_eq!(worker.ask(&of(KEY)), "429 cc 3");
+    assert_eq!(worker.ask(&of(KEY)), "429 all_backends_throttled");
+    process.asked();
+    process.advance(millis(2));
+    assert_eq!(worker.ask(&of(OTHER_KEY)), "200 aa 1", "nothing binds this one");
+    assert_eq!(worker.ask(&of(KEY)), "200 aa 1", "and what it was served is known to all");
+}
+
+#[test]
+fn what_two_subscriptions_were_told_binds_all() {
+    let (process, worker) = shared();
+    for (key, told) in [(KEY, "429 cc 3"), (OTHER_KEY, "429 cc 3")] {
+        everywhere(&process, &Response::new(429).header("retry-after", "20"));
+        assert_eq!(worker.ask(&of(key)), told);
+    }
+    assert_eq!(process.asked(), "aa bb cc aa bb cc");
+    for key in [KEY, OTHER_KEY] {
+        assert_eq!(worker.ask(&of(key)), "429 all_backends_throttled");
+    }
+    assert_eq!(process.asked(), "");
+}
+
+#[test]
+fn while_all_are_in_cooldown_a_trickle_asks_and_a_good_response_ends_the_cooldown() {
+    let (process, worker) = shared();
+    for key in [KEY, OTHER_KEY] {
+        everywhere(&process, &Response::new(429).header("retry-after", "90"));
+        worker.ask(&of(key));
+    }
+    process.asked();
+    let mut told = Vec::new();
+    for region in REGIONS {
+        process.script(region, vec![Response::new(429).header("retry-after", "90"); 2]);
+    }
+    for _ in 0..30 {
+        process.advance(millis(100));
+        told.push(worker.ask(&of(OTHER_KEY)));
+    }
+    // Two seconds after the first one, in which each was asked once a second.
+    assert_eq!(process.asked(), "aa bb cc aa bb cc aa");
+    assert_eq!(told.last().unwrap(), "200 aa 1");
+    assert_eq!(told.iter().filter(|told| *told == "429 all_backends_throttled").count(), 23);
+    assert_eq!(worker.ask(&of(KEY)), "200 aa 1");
+    assert_eq!(process.logged("serves model m again").len(), 1);
+}
+
+#[test]
+fn uploads_that_stall_keep_nobody_from_probing() {
+    let (process, worker) = shared();
+    for key in [KEY, OTHER_KEY] {
+        everywhere(&process, &Response::new(429).header("retry-after", "2"));
+        worker.ask(&of(key));
+    }
+    process.advance(seconds(3));
+    let stalled: Vec<_> = (0..4).map(|_| worker.begin(&of(KEY), false)).collect();
+    assert_eq!(stalled[0].first_backend(), "aa");
+    // One that is complete need not wait for those; one that is not has to, but for no longer than a second.
+    assert_eq!(worker.ask(&with_key(by_body("m"), OTHER_KEY)), "200 aa 1");
+    assert_eq!(worker.ask(&of(OTHER_KEY)), "200 aa 1");
+    for call in stalled {
+        call.leave();
+    }
+    let (process, worker) = shared();
+    for key in [KEY, OTHER_KEY] {
+        everywhere(&process, &Response::new(429).header("retry-after", "2"));
+        worker.ask(&of(key));
+    }
+    process.advance(seconds(3));
+    let _stalled: Vec<_> = (0..4).map(|_| worker.begin(&of(KEY), false)).collect();
+    process.advance(seconds(1));
+    assert_eq!(worker.ask(&of(OTHER_KEY)), "200 aa 1");
+}
+
+#[test]
+fn a_probe_that_is_abandoned_is_given_back_as_ready() {
+    for whole in [false, true] {
+        let (process, worker) = shared();
+        process.script("aa", [Reaction::throttled("2000"), Reaction::hang()]);
+        assert_eq!(worker.ask(&of(KEY)), "200 bb 2");
+        process.advance(seconds(3));
+        let probe = if whole { worker.call(&of(KEY)) } else { worker.begin(&of(KEY), false) };
+        assert_eq!(probe.first_backend(), "aa");
+        assert_eq!(worker.ask(&of(OTHER_KEY)), "200 bb 1");
+        probe.leave();
+        if !whole {
+            process.script("aa", [Response::new(200)]);
+        }
+        assert_eq!(worker.ask(&of(OTHER_KEY)), "200 aa 1", "{whole}");
+    }
+}
+
+#[test]
+fn one_callers_invalid_requests_keep_no_failing_backend_in_use() {
+    let (process, worker) = shared();
+    for _ in 0..3 {
+        process.script("aa", [Response::new(400), Response::new(500)]);
+        assert_eq!(worker.ask(&of(KEY)), "400 aa 1");
+        assert_eq!(worker.ask(&of(OTHER_KEY)), "200 bb 2");
+    }
+    assert_eq!(worker.ask(&of(OTHER_KEY)), "200 bb 1", "three failures in a row");
+}
+
+#[test]
+fn one_callers_invalid_requests_probe_no_backend_for_long() {
+    let (process, worker) = shared();
+    process.script("aa", [Reaction::throttled("2000"), Reaction::status(400)]);
+    assert_eq!(worker.ask(&of(KEY)), "200 bb 2");
+    process.advance(seconds(3));
+    assert_eq!(worker.ask(&of(KEY)), "400 aa 1");
+    assert_eq!(worker.ask(&of(OTHER_KEY)), "200 aa 1", "the next one may probe at once");
+}
+
+#[test]
+fn a_backend_that_accepts_and_never_responds_is_learned() {
+    for details in ["stream_idle_timeout", "upstream_response_timeout"] {
+        let (process, worker) = shared();
+        for key in [KEY, OTHER_KEY, KEY, OTHER_KEY] {
+            process.script("aa", [Reaction::hang()]);
+            let call = worker.call(&of(key));
+            call.envoy_replies(504, details);
+            assert_eq!(call.told(), "504 aa 1 backend_timeout", "{details}");
+            assert_eq!(call.response_header("content-type").as_deref(), Some("application/json"));
+        }
+        assert_eq!(worker.ask(&of(KEY)), "200 bb 1", "{details}");
+        assert_eq!(process.counter("aoai_attempts_total.backend.aa.result.failed"), 4);
+        // Whose request was not complete has not been waited for by the backend.
+        let (process, worker) = shared();
+        for key in [KEY, OTHER_KEY, KEY, OTHER_KEY] {
+            process.script("aa", [Reaction::hang()]);
+            let call = worker.begin(&of(key), false);
+            call.envoy_replies(408, "stream_idle_timeout");
+            assert_eq!(call.told(), "408 aa 1");
+        }
+        assert_eq!(worker.ask(&of(KEY)), "200 aa 1");
+    }
+}
+
+#[test]
+fn what_envoy_says_of_a_single_backend_is_said_in_our_words() {
+    for (status, details, told) in [
+        (503, "no_healthy_upstream", "503 aa backend_failed"),
+        (
+            503,
+            "upstream_reset_before_response_started{connection_failure}",
+            "503 aa backend_failed",
+        ),
+        (503, "upstream_reset_before_response_started{overflow}", "503 aa backend_failed"),
+        (503, "cluster_not_found", "500 aa unknown_backend"),
+        (504, "upstream_response_timeout", "504 aa backend_timeout"),
+        (504, "stream_idle_timeout", "504 aa backend_timeout"),
+        (408, "stream_idle_timeout", "408"),
+        (413, "request_payload_too_large", "413"),
+    ] {
+        let (process, worker) = shared();
+        process.script("aa", [Reaction::hang()]);
+        let call = worker.call(&by_url("single"));
+        call.envoy_replies(status, details);
+        assert_eq!(call.told(), told, "{details}");
+        assert!(call.response().is_complete);
+        if told.contains(' ') {
+            let body: serde_json::Value = serde_json::from_slice(&call.response().body).unwrap();
+            assert!(told.ends_with(body["error"]["type"].as_str().unwrap()));
+            let length = call.response().body.len().to_string();
+            assert_eq!(call.response_header("content-length"), Some(length));
+        }
+    }
+}
+
+#[test]
+fn a_circuit_breakers_limit_is_not_the_backends_failure() {
+    let (process, worker) = shared();
+    for key in [KEY, OTHER_KEY, KEY, OTHER_KEY, KEY] {
+        process.script("aa", [Reaction::hang()]);
+        let call = worker.call(&of(key));
+        call.envoy_replies(503, "upstream_reset_before_response_started{overflow}");
+        assert_eq!(call.told(), "503 aa 1 backend_failed");
+        assert_eq!(call.response_header("retry-after").as_deref(), Some("1"));
+    }
+    assert_eq!(worker.ask(&of(KEY)), "200 aa 1");
+}
+
+#[test]
+fn every_request_has_one_outcome() {
+    let (process, worker) = shared();
+    let outcomes = || process.counted("aoai_requests_total");
+    worker.ask(&of(KEY));
+    for region in REGIONS {
+        process.script(region, [Reaction::reset()]);
+    }
+    worker.ask(&of(KEY));
+    worker.ask(&by_url("unknown"));
+    process.script("aa", [Reaction::hang()]);
+    worker.call(&of(KEY)).leave();
+    worker.begin(&by_body("m"), false).leave();
+    let name = |rest: &str| format!("aoai_requests_total.outcome.{rest} 1");
+    assert_eq!(
+        outcomes(),
+        [
+            name("abandoned.backend.aa"),
+            name("abandoned.backend.none"),
+            name("backend_failed.backend.none"),
+            name("forwarded.backend.aa"),
+            name("unknown_model.backend.none"),
+        ]
+    );
+}
+
+#[test]
+fn a_cooldown_is_counted_once_for_each_time_it_begins() {
+    let (process, worker) = shared();
+    for key in [KEY, OTHER_KEY, KEY, OTHER_KEY] {
+        everywhere(&process, &Response::new(500));
+        worker.ask(&of(key));
+    }
+    let counted =
+        || REGIONS.map(|region| process.counter(&format!("aoai_cooldowns_total.backend.{region}")));
+    assert_eq!(counted(), [1, 1, 1]);
+    // A probe that fails begins another one.
+    process.advance(seconds(45));
+    everywhere(&process, &Response::new(429));
+    worker.ask(&of(KEY));
+    assert_eq!(counted(), [2, 1, 1]);
 }

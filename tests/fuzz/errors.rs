@@ -89,9 +89,11 @@ proptest! {
             failures_in_a_row: 3,
             retry_within: Duration::from_secs(10),
         };
-        let cooldowns = Cooldowns::default().record("b", "m", (Outcome::Throttled(wait), Evidence::Confirmed), now(), &policy, random);
+        let evidence = Evidence { subscription: 1, is_confirmed: true, began: now() };
+        let outcome = Outcome::Throttled(wait);
+        let cooldowns = Cooldowns::default().record(("b", "m"), outcome, evidence, now(), &policy, random);
         let cooldowns = cooldowns.expect("a 429 is remembered");
-        match cooldowns.availability("b", "m", now()) {
+        match cooldowns.availability("b", "m", true, now()) {
             Availability::Cooldown(until) => prop_assert!(until <= now() + longest + longest / 10),
             other => prop_assert_eq!(other, Availability::Probe, "less than the clock shows"),
         }

@@ -10,7 +10,9 @@ use aoai_filter::flow::pool_request::{PoolReference, PoolRequests};
 use aoai_filter::flow::step::{HeaderChange, Then};
 use aoai_filter::identity::cache::Slot;
 use aoai_filter::request::body::edit::BodyEdit;
-use aoai_filter::routing::cooldown::{Availability, Cooldowns, Evidence, Outcome};
+use aoai_filter::routing::cooldown::{
+    Availability, Claim, Cooldowns, Evidence, Misconfiguration, Outcome,
+};
 use aoai_filter::routing::plan::{Attempt, DetachedAttempt, DetachedPlan};
 use proptest::prelude::*;
 
@@ -111,7 +113,7 @@ proptest! {
             }
             let (flow, step) = flow.on(AttemptEvent::Body { size, ended: true }, &memory);
             prop_assert_eq!(step.changes.body, None);
-            let (_, step) = flow.on(AttemptEvent::ResponseHead, &memory);
+            let (_, step) = flow.on(AttemptEvent::ResponseHead { ended: false }, &memory);
             let is_set = |change: &HeaderChange| matches!(change, HeaderChange::Set(..));
             prop_assert!(!step.changes.headers.iter().any(is_set), "no other backend can be asked");
         }
@@ -123,19 +125,29 @@ proptest! {
             return Ok(());
         };
         prop_assert_eq!(Cooldowns::from_bytes(&cooldowns.to_bytes()), Some(cooldowns.clone()));
-        if cooldowns.availability("one", "pooled", now()) == Availability::Probe {
-            let probed = cooldowns.probe("one", "pooled", now());
-            let is_one = matches!(probed.availability("one", "pooled", now()), Availability::Cooldown(_));
+        let availability = |cooldowns: &Cooldowns| cooldowns.availability("one", "pooled", true, now());
+        if let Some(probed) = cooldowns.claim("one", "pooled", Claim::Probe, true, now()) {
+            prop_assert_eq!(availability(&cooldowns), Availability::Probe);
+            let is_one = matches!(availability(&probed), Availability::Cooldown(_));
             prop_assert!(is_one, "one at a time");
             let back = probed.give_back("one", "pooled", now()).expect("it was a probe");
-            prop_assert_eq!(back.availability("one", "pooled", now()), Availability::Probe);
+            prop_assert_eq!(availability(&back), Availability::Probe);
         }
-        let _ = cooldowns.record("one", "pooled", (Outcome::Failed, Evidence::Confirmed), now(), &policy(), random);
+        if let Some(asked) = cooldowns.claim("one", "pooled", Claim::Trickle, true, now()) {
+            prop_assert_eq!(asked.claim("one", "pooled", Claim::Trickle, true, now()), None, "once a second");
+        }
+        for outcome in [Outcome::Failed, Outcome::Throttled(None), Outcome::Served] {
+            let _ = cooldowns.record(("one", "pooled"), outcome, evidence(1), now(), &policy(), random);
+        }
         let _ = cooldowns.models_in_cooldown("one", now());
         if let Some(left) = cooldowns.forget(&config(), now()) {
             prop_assert_eq!(left.forget(&config(), now()), None, "twice is once");
         }
     }
+}
+
+fn evidence(subscription: u64) -> Evidence {
+    Evidence { subscription, is_confirmed: true, began: now() }
 }
 
 fn policy() -> Failover {
@@ -150,11 +162,13 @@ fn policy() -> Failover {
 /// A memory as this version writes it, with a cooldown that is over.
 fn troubles() -> Vec<u8> {
     let before = now() - Duration::from_secs(10);
-    let record = |cooldowns: Cooldowns, backend: &str, outcome| {
-        cooldowns.record(backend, "pooled", outcome, before, &policy(), 0).unwrap()
+    let record = |cooldowns: Cooldowns, backend: &str, outcome, evidence| {
+        cooldowns.record((backend, "pooled"), outcome, evidence, before, &policy(), 0).unwrap()
     };
-    let cooldowns =
-        record(Cooldowns::default(), "one", (Outcome::Throttled(None), Evidence::Confirmed));
-    let cooldowns = record(cooldowns, "two", (Outcome::Failed, Evidence::Alone(7)));
+    let cooldowns = record(Cooldowns::default(), "one", Outcome::Throttled(None), evidence(1));
+    let alone = Evidence { is_confirmed: false, ..evidence(7) };
+    let cooldowns = record(cooldowns, "two", Outcome::Failed, alone);
+    let found = Misconfiguration { diagnosis: "role_missing", is_of_model: false };
+    let cooldowns = record(cooldowns, "two", Outcome::Misconfigured(found), evidence(2));
     cooldowns.to_bytes()
 }

@@ -14,7 +14,7 @@ mod tests;
 
 pub use candidate::{may_have_status, may_tell, LONGEST_BODY};
 pub use finding::Finding;
-pub use rule::{Diagnosis, TOKEN_REJECTED};
+pub use rule::{Diagnosis, Mistake, TOKEN_REJECTED};
 pub use table::{BACKENDS, SIGN_IN};
 
 use crate::base::error_body::ErrorBody;
@@ -22,7 +22,7 @@ use crate::base::error_body::ErrorBody;
 impl Diagnosis {
     /// The mistake that a backend's response shows.
     pub fn of_response(status: u16, error: &ErrorBody) -> Option<&'static Self> {
-        BACKENDS.iter().find(|row| row.statuses.contains(&status) && row.is_of(error))
+        BACKENDS.iter().find(|row| row.statuses.contains(&status) && row.is_of(status, error))
     }
 
     /// The mistake that a refusal of an identity endpoint shows.

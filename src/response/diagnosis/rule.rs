@@ -7,9 +7,8 @@ use crate::base::error_body::ErrorBody;
 pub struct Diagnosis {
     /// Its public name: in `x-aoai-diagnosis`, in metrics and as a heading.
     pub slug: &'static str,
-    /// Whether an operator has to correct something: identity, role, network or address. If not, the response
-    /// is explained by `aoai explain`, and otherwise passed on.
-    pub is_mistake: bool,
+    /// Whose mistake it is, if anybody's.
+    pub mistake: Mistake,
     /// The statuses that it comes with; none where it is recognised by its text alone.
     pub(super) statuses: &'static [u16],
     /// The whole `code` of such a response, or an `AADSTS` number.
@@ -22,15 +21,41 @@ pub struct Diagnosis {
     pub remedy: &'static str,
 }
 
+/// Whose mistake a response shows, and what it concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mistake {
+    /// Nobody's: the response is explained by `aoai explain`, and otherwise passed on.
+    Nobodys,
+    /// The caller's, or one that cannot be told from the caller's: the response is passed on.
+    Callers,
+    /// An operator's, who has to correct something of the backend: identity, network or address.
+    Backend,
+    /// An operator's, who has to correct something that may concern the one model: its deployment, or the
+    /// right to what is done with it. What another model needs may be there.
+    Model,
+}
+
+impl Mistake {
+    /// Whether an operator has to correct something.
+    pub fn is_operators(self) -> bool {
+        matches!(self, Self::Backend | Self::Model)
+    }
+}
+
 /// The slug of a token that a resource does not accept: a new one may help.
 pub const TOKEN_REJECTED: &str = "token_rejected";
 
 impl Diagnosis {
-    /// Whether a response's error has one of the rule's codes, or begins with one of its phrases. Anywhere
-    /// else it may quote the request, such as the name of a field.
-    pub(super) fn is_of(&self, error: &ErrorBody) -> bool {
-        self.codes.contains(&error.code.as_str())
-            || self.phrases.iter().any(|phrase| error.begins_with(phrase))
+    /// Whether a response with this status has one of the rule's codes, or begins with one of its phrases.
+    /// Anywhere else it may quote the request, such as the name of a field. A 400 may even begin with that:
+    /// there the whole message must be the phrase. A caller decides no 401, 403 or 404 of its model's
+    /// deployment.
+    pub(super) fn is_of(&self, status: u16, error: &ErrorBody) -> bool {
+        let is_phrase = |phrase: &&str| match status {
+            400 => error.is(phrase),
+            _ => error.begins_with(phrase),
+        };
+        self.codes.contains(&error.code.as_str()) || self.phrases.iter().any(is_phrase)
     }
 
     /// Whether an error has one of the rule's codes or phrases somewhere.

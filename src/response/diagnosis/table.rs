@@ -2,18 +2,19 @@
 //! pages on managed identity, role-based access control and virtual networks, and "Microsoft Entra
 //! authentication and authorization error codes"; the texts as the services send them.
 
-use super::rule::{Diagnosis, TOKEN_REJECTED};
+use super::rule::{Diagnosis, Mistake, TOKEN_REJECTED};
 
 /// The meanings of responses of Azure OpenAI resources.
 pub const BACKENDS: [Diagnosis; 12] = [
     Diagnosis {
         slug: "regional_endpoint",
-        is_mistake: true,
+        mistake: Mistake::Backend,
         statuses: &[400],
         codes: &[],
         phrases: &[
-            "Resource Id is badly formed",
-            "Please provide a custom subdomain for token authentication",
+            "Resource Id is badly formed: NA",
+            "Resource Id is badly formed or from wrong namespace: NA",
+            "Please provide a custom subdomain for token authentication, otherwise API key is required",
         ],
         cause: "the address is not the resource's custom subdomain: a regional endpoint accepts API \
                 keys only, and cannot determine the resource from a token",
@@ -23,9 +24,10 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "unknown_subdomain",
-        is_mistake: true,
+        mistake: Mistake::Backend,
         statuses: &[404],
-        codes: &["ResourceNotFound"],
+        // The code alone may be about a resource that the caller named.
+        codes: &[],
         phrases: &["Subdomain does not map to a resource"],
         cause: "no resource has this custom subdomain",
         remedy: "Check the spelling of the endpoint's name. A new subdomain, or one that was moved to \
@@ -33,7 +35,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: TOKEN_REJECTED,
-        is_mistake: true,
+        mistake: Mistake::Backend,
         statuses: &[401],
         codes: &[],
         phrases: &["Unauthorized. Access token is missing, invalid, audience is incorrect"],
@@ -44,7 +46,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "role_missing",
-        is_mistake: true,
+        mistake: Mistake::Model,
         statuses: &[401, 403],
         codes: &["PermissionDenied"],
         phrases: &["The principal `…` lacks the required data action", "Principal does not have access to API"],
@@ -56,7 +58,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "wrong_tenant",
-        is_mistake: true,
+        mistake: Mistake::Backend,
         statuses: &[400, 401],
         codes: &[],
         phrases: &[
@@ -68,7 +70,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "key_authentication_disabled",
-        is_mistake: true,
+        mistake: Mistake::Backend,
         statuses: &[403],
         codes: &["AuthenticationTypeDisabled"],
         phrases: &["Key based authentication is disabled"],
@@ -78,7 +80,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "network_denied",
-        is_mistake: true,
+        mistake: Mistake::Backend,
         statuses: &[403],
         codes: &[],
         phrases: &["Public access is disabled", "Access denied due to Virtual Network"],
@@ -89,7 +91,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "azure_key_rejected",
-        is_mistake: true,
+        mistake: Mistake::Backend,
         statuses: &[401],
         codes: &[],
         phrases: &["Access denied due to invalid subscription key or wrong API endpoint"],
@@ -99,7 +101,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "deployment_not_found",
-        is_mistake: true,
+        mistake: Mistake::Model,
         statuses: &[404],
         codes: &["DeploymentNotFound"],
         phrases: &["The API deployment for this resource does not exist"],
@@ -109,7 +111,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "unknown_path",
-        is_mistake: true,
+        mistake: Mistake::Callers,
         statuses: &[404],
         codes: &["404"],
         phrases: &["Resource not found"],
@@ -119,7 +121,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "throttled",
-        is_mistake: false,
+        mistake: Mistake::Nobodys,
         statuses: &[429],
         codes: &["429", "RateLimitReached"],
         phrases: &["exceeded token rate limit", "exceeded call rate limit"],
@@ -129,7 +131,7 @@ pub const BACKENDS: [Diagnosis; 12] = [
     },
     Diagnosis {
         slug: "content_filter",
-        is_mistake: false,
+        mistake: Mistake::Nobodys,
         statuses: &[400],
         codes: &["content_filter"],
         phrases: &["triggering Azure OpenAI's content management policy"],
@@ -231,5 +233,5 @@ const fn sign_in(
     cause: &'static str,
     remedy: &'static str,
 ) -> Diagnosis {
-    Diagnosis { slug, is_mistake: true, statuses: &[], codes, phrases, cause, remedy }
+    Diagnosis { slug, mistake: Mistake::Backend, statuses: &[], codes, phrases, cause, remedy }
 }

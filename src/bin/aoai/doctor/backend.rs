@@ -4,7 +4,7 @@ use aoai_filter::base::error_body::ErrorBody;
 use aoai_filter::base::secret::Secret;
 use aoai_filter::config::{Backend, Config, Credential};
 use aoai_filter::identity::Request;
-use aoai_filter::response::diagnosis::{Diagnosis, Finding};
+use aoai_filter::response::diagnosis::{Diagnosis, Finding, Mistake};
 
 use super::context::Context;
 use super::http::{self, Response};
@@ -134,7 +134,10 @@ impl Call<'_> {
                     audience: &self.credential.audience,
                     claims: self.signed_in.claims.as_ref(),
                 };
-                let verdict = if diagnosis.is_mistake { Verdict::Fail } else { Verdict::Warn };
+                let verdict = match diagnosis.mistake {
+                    Mistake::Nobodys => Verdict::Warn,
+                    Mistake::Callers | Mistake::Backend | Mistake::Model => Verdict::Fail,
+                };
                 (verdict, concern.to_string())
             }
             None => judge(status, &error),

@@ -16,7 +16,7 @@ stats_config:
   stats_tags:
   - {tag_name: outcome, regex: 'wasmcustom\.aoai_requests_total(\.outcome\.(\w+))\.backend\.'}
   - {tag_name: backend, regex: 'wasmcustom\.aoai_\w+(?:\.outcome\.\w+)?(\.backend\.([\w-]+))'}
-  - {tag_name: diagnosis, regex: 'wasmcustom\.aoai_diagnoses_total\.backend\.[\w-]+(\.diagnosis\.(\w+))$'}
+  - {tag_name: diagnosis, regex: 'wasmcustom\.aoai_(?:diagnoses_total|misconfigured)\.backend\.[\w-]+(\.diagnosis\.(\w+))$'}
   - {tag_name: identity, regex: 'wasmcustom\.aoai_entra_token_\w+(\.identity\.([\w-]+))'}
   - {tag_name: result, regex: 'wasmcustom\.aoai_\w+\.(?:identity|backend)\.[\w-]+(\.result\.(\w+))$'}
 ";
