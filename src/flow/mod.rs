@@ -3,6 +3,7 @@
 //! ```text
 //! request  head ─ key ─ operation ─┬─ model in the URL ──────────────┬─ destination ─ token ─ forwarded ─ response
 //!                                  └─ AwaitingModel: body, in pieces ┘              └ AwaitingToken
+//!          refused before it was forwarded ─ Refused: body, discarded in pieces ─ reply
 //! attempt  head ─ backend of this attempt ─ sent ─ response: its status, and whether a retry is worth it
 //! ```
 //! A flow takes an [`Event`](request::Event) and returns its next state and a [`step::Step`]: go on with
@@ -19,6 +20,7 @@ pub mod inspection;
 pub mod measure;
 pub mod pending;
 pub mod pool_request;
+pub mod refused;
 pub mod request;
 pub mod step;
 pub mod store;

@@ -12,6 +12,7 @@ use super::host::pairs;
 use super::inspection::{Found, Inspected, Inspection};
 use super::measure::Counter;
 use super::pool_request::{LastAttempt, Met, PoolRequest, Registration};
+use super::refused::{Body, Refused};
 use super::step::{Changes, Message, Step, Then};
 use super::tokens::Bearer;
 use crate::access::key;
@@ -60,6 +61,8 @@ pub enum RequestFlow {
     AwaitingModel(AwaitingModel),
     /// There is no token for it yet.
     AwaitingToken(AwaitingToken),
+    /// It is refused, and its body is still coming.
+    Refused(Refused),
     /// It has been forwarded.
     Forwarded(Forwarded),
     /// It has got a local reply after it had been forwarded, and the reply's head has not come by.
@@ -257,10 +260,17 @@ impl RequestFlow {
         match (self, event) {
             (Self::New, Event::Head { ended }) => head(ctx, changes, ended),
             (Self::AwaitingModel(state), Event::Body { size, ended }) => {
-                state.read(ctx, changes, size, ended)
+                let body = Body { held: size, ended, length: state.admitted.content_length };
+                let next = state.read(ctx, changes, size, ended);
+                next.or_else(|reply| refuse(ctx, changes, reply, body))
             }
             (Self::AwaitingToken(state), Event::Body { size, ended }) => {
-                state.read(ctx, changes, size, ended)
+                let body = Body { held: size, ended, length: state.routed.content_length };
+                let next = state.read(ctx, changes, size, ended);
+                next.or_else(|reply| refuse(ctx, changes, reply, body))
+            }
+            (Self::Refused(state), Event::Body { size, ended }) => {
+                refused(state.discard(changes, size, ended))
             }
             (Self::Forwarded(state), Event::Body { size, ended }) => state.read(ctx, size, ended),
             (flow, Event::Trailers) => {
@@ -275,6 +285,7 @@ impl RequestFlow {
                         let held = state.body.size;
                         state.read(ctx, changes, held, true)
                     }
+                    Self::Refused(state) => refused(state.discard(changes, 0, true)),
                     Self::Forwarded(state) => state.read(ctx, 0, true),
                     flow @ (Self::New | Self::Replied | Self::Ended) => {
                         Ok((flow, Then::Pause(None)))
@@ -282,7 +293,13 @@ impl RequestFlow {
                 }
             }
             (Self::AwaitingModel(state), Event::WakeUp) => state.wake_up(ctx),
-            (Self::AwaitingToken(state), Event::WakeUp) => state.wake_up(ctx, changes),
+            (Self::AwaitingToken(state), Event::WakeUp) => {
+                let HeldBody { size: held, ended } = state.body;
+                let body = Body { held, ended, length: state.routed.content_length };
+                let next = state.wake_up(ctx, changes);
+                next.or_else(|reply| refuse(ctx, changes, reply, body))
+            }
+            (Self::Refused(state), Event::WakeUp) => refused(state.wake_up(ctx)),
             (Self::Forwarded(state), Event::WakeUp) => Ok(state.wake_up(ctx)),
             (Self::Forwarded(state), Event::ResponseHead { ended }) => {
                 Ok(state.response(ctx, changes, ended))
@@ -320,7 +337,7 @@ impl RequestFlow {
     /// Counts a request that ended without a response.
     fn end(self, ctx: &Context<'_>) {
         let backend = match &self {
-            Self::AwaitingModel(_) | Self::AwaitingToken(_) => None,
+            Self::AwaitingModel(_) | Self::AwaitingToken(_) | Self::Refused(_) => None,
             Self::Forwarded(state) if !state.is_counted => Some(state.backend.as_str()),
             Self::New | Self::Forwarded(_) | Self::Replied | Self::Ended => return,
         };
@@ -328,10 +345,27 @@ impl RequestFlow {
     }
 }
 
-/// Admits a request by its head.
+/// Refuses a request that has not been forwarded, once it has been received as far as it is worth it.
+fn refuse(ctx: &Context<'_>, changes: &mut Changes, reply: Reply, body: Body) -> Transition {
+    refused(Refused::begin(ctx, changes, reply, body))
+}
+
+fn refused(next: Result<(Refused, Then), Reply>) -> Transition {
+    next.map(|(state, then)| (RequestFlow::Refused(state), then))
+}
+
 fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
     let pairs = ctx.host.request_headers();
     let head = Head::read(&pairs);
+    admit(ctx, changes, &head, ended).or_else(|reply| {
+        // What follows a head that asks for another protocol has no end.
+        let ended = ended || head.value("upgrade").is_some();
+        refuse(ctx, changes, reply, Body { held: 0, ended, length: head.content_length })
+    })
+}
+
+/// Admits a request by its head.
+fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool) -> Transition {
     for name in &head.remove {
         changes.remove(name);
     }
@@ -346,7 +380,7 @@ fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
         }
     }
     let query = target.as_ref().map(Target::query).unwrap_or_default();
-    let subscription = key::subscription(&ctx.gateway.config, &head, query, ctx.now());
+    let subscription = key::subscription(&ctx.gateway.config, head, query, ctx.now());
     let target = match (target, &subscription) {
         (Ok(target), _) => target,
         (Err(error), Ok(_)) => return Err(RequestError::from(error).into()),
@@ -373,10 +407,10 @@ fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
         ModelSource::Query => Cow::Owned(model_parameter(target.query())?),
         ModelSource::Body if ended => return Err(RequestError::from(BodyError::NoModel).into()),
         ModelSource::Body => {
-            return await_model(ctx, &head, admitted, ModelRequirement::Required);
+            return await_model(ctx, head, admitted, ModelRequirement::Required);
         }
         ModelSource::BodyIfAny if !ended => {
-            return await_model(ctx, &head, admitted, ModelRequirement::Optional);
+            return await_model(ctx, head, admitted, ModelRequirement::Optional);
         }
         ModelSource::BodyIfAny | ModelSource::Nowhere => {
             return admitted.into_default(None).forward(ctx, changes, body);

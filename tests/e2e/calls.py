@@ -89,13 +89,11 @@ def served(connection: Connection, call: Call) -> Response:
     return response
 
 
-def goes_on(gateway: Gateway, connection: Connection, call: Call, response: Response,
-            good: Call) -> None:
-    """After this answer to that call a good request is served: on the same connection, unless
-    Envoy said that it will close that one. It does so where its answer comes before it has read the
-    request's body, and after a 400; in no other case."""
+def goes_on(gateway: Gateway, connection: Connection, response: Response, good: Call) -> None:
+    """After this answer a good request is served: on the same connection, unless Envoy said that it
+    will close that one. It does so after a 400, and in no other case."""
     closing = response.head.values("connection") == ["close"]
-    assert closing == (bool(call.body) or response.status == 400), response.head
+    assert closing == (response.status == 400), response.head
     if not closing:
         served(connection, good)
         return

@@ -105,8 +105,31 @@ def test_an_answer_is_that_of_the_table_and_the_connection_goes_on(
         response = connection.exchange(call.raw())
         own_answer(response, reason, hidden=KEYS)
         nothing_arrived(azure)
-        goes_on(gateway, connection, call, response, chat("gpt-4o", TEAM))
+        goes_on(gateway, connection, response, chat("gpt-4o", TEAM))
     arrived_at(azure, "eastus")
+
+
+LARGE = b'"messages":[{"role":"user","content":"' + b"x" * (6 << 20) + b'"}]}'
+LARGE_BODIES = {
+    "at its head": (v1(b'{"model":"gpt-4o",' + LARGE, ("api-key", KEYS[-1])), "unknown_key"),
+    "at its body's beginning": (v1(b'{"model":"secret",' + LARGE, TEAM), "model_not_allowed"),
+    "without the model": (v1(b"{" + LARGE, TEAM), "missing_model"),
+}
+
+
+@pytest.mark.parametrize("call, reason", LARGE_BODIES.values(), ids=LARGE_BODIES.keys())
+def test_a_client_that_sends_a_large_body_before_it_reads_gets_the_answer(
+        gateway: Gateway, azure: AzureSim, call: Call, reason: str) -> None:
+    """More than the system keeps of what nobody reads. Asked to wait for a 100, a client does not get
+    the answer sooner: Envoy asks for the body before the filter sees the request."""
+    for headers in ((), (("expect", "100-continue"),)):
+        expecting = Call(call.target, [*call.headers, *headers], call.body)
+        with gateway.connect() as connection:
+            response = connection.exchange(expecting.raw())
+            own_answer(response, reason, hidden=KEYS)
+            nothing_arrived(azure)
+            goes_on(gateway, connection, response, chat("gpt-4o", TEAM))
+        azure.reset()
 
 
 MESSAGES_THAT_NAME = {
@@ -161,6 +184,15 @@ def test_a_body_that_envoy_holds_back_is_answered_and_the_connection_goes_on(
     arrived_at(azure, "eastus")
 
 
+def test_where_envoy_holds_bodies_back_a_refused_request_is_answered_all_the_same(
+        held_back: Gateway, azure: AzureSim) -> None:
+    with held_back.connect() as connection:
+        response = connection.exchange(v1(CONTENT, ("api-key", KEYS[-1])).raw())
+        own_answer(response, "unknown_key", hidden=KEYS)
+        nothing_arrived(azure)
+        goes_on(held_back, connection, response, chat("gpt-4o", TEAM))
+
+
 SERVED_WITHOUT_A_BODY = {
     "model in the path": chat("gpt-4o", TEAM),
     "no model": get("/openai/v1/models", TEAM),
@@ -207,6 +239,10 @@ def test_without_a_token_nothing_leaves_and_the_answer_says_when_to_come_back(
                 own_answer(response, reason, hidden=KEYS)
                 if reason == "token_unavailable":
                     assert_comes_back_within(response.head, 75)
+            # Of one that stalls, Envoy holds some of the body when it is refused.
+            with gateway.connect() as connection:
+                connection.send(chat("gpt-4o", TEAM).raw()[:-1])
+                own_answer(connection.read_response(), reason, hidden=KEYS)
             assert sim.resources["eastus"].requests == []
 
 

@@ -227,7 +227,7 @@ def test_a_key_that_is_none_is_refused_and_a_good_request_works_after_it(
         response = connection.exchange(call.raw())
         own_answer(response, reason, hidden=KEYS)
         nothing_arrived(azure)
-        goes_on(gateway, connection, call, response, GOOD)
+        goes_on(gateway, connection, response, GOOD)
 
 
 def test_headers_beyond_envoys_limit_are_envoys_own_431(gateway: Gateway, azure: AzureSim) -> None:

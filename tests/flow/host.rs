@@ -727,6 +727,11 @@ impl Call {
         PoolReference::from_bytes(self.memory.at.borrow().pool_reference.as_ref()?)
     }
 
+    /// How many bytes of the request's body Envoy holds.
+    pub(crate) fn held(&self) -> usize {
+        self.memory.at.borrow().request_body.len()
+    }
+
     /// The cluster that the request is routed to: its backends.
     pub(crate) fn routed_to(&self) -> String {
         self.stream.borrow().backends.join(">")

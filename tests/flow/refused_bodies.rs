@@ -1,7 +1,9 @@
-//! A body that is refused never reaches a backend whole, be its end marked or not.
+//! A body that is refused never reaches a backend whole, be its end marked or not; and its client, which may
+//! send all of it first, gets to read the reply.
 
-use crate::host::{Request, Worker};
-use crate::regions::{started, CHAT, KEY};
+use crate::host::{Call, Request, Worker};
+use crate::regions::{millis, seconds, started, CHAT, KEY};
+use std::rc::Rc;
 
 const FORM: &str = "multipart/form-data; boundary=b";
 const GOOD: &str = "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nMODEL\r\n";
@@ -49,6 +51,8 @@ fn send(worker: &std::rc::Rc<Worker>, request: &Request, size: usize) -> String 
     for piece in request.body.chunks(size) {
         call.piece(piece, false);
     }
+    // Until it is certain that no more comes.
+    worker.pass(seconds(2));
     let told = call.told();
     call.leave();
     told
@@ -142,4 +146,82 @@ fn no_piece_is_held_behind_others_that_have_gone_on() {
             assert_eq!(String::from_utf8_lossy(&process.arrived()[0].body), expected);
         }
     }
+}
+
+const MIB: usize = 1 << 20;
+
+/// Requests that are refused before their body has ended: at their head, and at the body's first piece. The
+/// reply, the key, and that piece.
+const REFUSED_AT_ONCE: [(&str, &str, &str); 2] =
+    [("401 unknown_key", "nobody's", "{"), ("404 unknown_model", KEY, r#"{"model":"none","#)];
+
+/// Calls a test with each of them, after its first piece.
+fn refused_at_once(length: Option<usize>, test: impl Fn(&Rc<Worker>, &str, &Rc<Call>)) {
+    for (expected, key, first) in REFUSED_AT_ONCE {
+        let (process, worker) = started();
+        let mut request = Request::new("POST", CHAT).header("api-key", key);
+        if let Some(length) = length {
+            request = request.header("content-length", length.to_string());
+        }
+        let call = worker.begin(&request, false);
+        call.piece(first.as_bytes(), false);
+        test(&worker, expected, &call);
+        assert_eq!(process.asked(), "");
+    }
+}
+
+#[test]
+fn a_refused_body_is_discarded_to_its_end_before_the_reply() {
+    for length in [None, Some(10 * MIB)] {
+        refused_at_once(length, |worker, expected, call| {
+            for _ in 0..10 {
+                call.piece(&vec![b' '; MIB], false);
+                assert_eq!((call.told().as_str(), call.held()), ("", 0));
+                worker.pass(millis(900));
+            }
+            call.piece(b"", true);
+            assert_eq!(call.told(), expected);
+        });
+    }
+}
+
+#[test]
+fn a_refused_body_that_ends_with_trailers_gets_its_reply() {
+    refused_at_once(None, |_, expected, call| {
+        call.trailers(&[("x", "y")]);
+        assert_eq!(call.told(), expected);
+    });
+}
+
+#[test]
+fn a_refused_body_that_is_too_long_or_too_slow_or_stalls_gets_its_reply_before_its_end() {
+    refused_at_once(Some(17 * MIB), |_, expected, call| {
+        assert_eq!(call.told(), expected, "too long by its head");
+    });
+    refused_at_once(None, |_, expected, call| {
+        for _ in 0..16 {
+            assert_eq!(call.told(), "");
+            call.piece(&vec![b' '; MIB], false);
+        }
+        assert_eq!(call.told(), expected, "too long");
+    });
+    refused_at_once(None, |worker, expected, call| {
+        for _ in 0..11 {
+            assert_eq!(call.told(), "");
+            call.piece(b" ", false);
+            worker.pass(millis(910));
+        }
+        assert_eq!(call.told(), expected, "too slow");
+    });
+    refused_at_once(None, |worker, expected, call| {
+        worker.pass(seconds(2));
+        assert_eq!(call.told(), expected, "stalled");
+    });
+}
+
+#[test]
+fn a_refused_head_that_asks_for_another_protocol_gets_its_reply_at_once() {
+    let (_, worker) = started();
+    let request = Request::new("GET", "/openai/v1/realtime?model=m").header("upgrade", "websocket");
+    assert_eq!(worker.begin(&request, false).told(), "401 missing_key");
 }

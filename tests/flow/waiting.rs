@@ -248,7 +248,7 @@ fn a_body_that_stalls_when_its_token_has_come_is_told_to_come_again() {
     worker.answer(&token("h.p.s", 3600));
     worker.pass(millis(1999));
     assert_eq!(call.told(), "");
-    worker.pass(millis(1));
+    worker.pass(millis(1001));
     assert_eq!(call.told(), "503 token_unavailable");
     assert_eq!(call.response_header("retry-after").as_deref(), Some("1"));
     assert_eq!(process.asked(), "");
