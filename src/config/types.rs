@@ -17,7 +17,7 @@ pub struct Config {
     pub credentials: Vec<Credential>,
     /// How long a request waits for a token when none is ready.
     pub token_wait: Duration,
-    /// Where callers reach the gateway. The module itself has no use for it.
+    /// Where callers reach the gateway. The module itself uses the body limit only.
     pub listener: Listener,
     /// When a backend goes into cooldown, and how long a request tries others.
     pub failover: Failover,

@@ -437,8 +437,12 @@ fn leave_plan(request: &PoolRequest, mut reference: PoolReference, changes: &mut
     }
 }
 
-/// Whether the backend after this one may be tried: there is one, and it may be asked.
+/// Whether the backend after this one may be tried: there is one, it may be asked, and it can be sent the
+/// whole request.
 fn may_move_on(request: &PoolRequest, from: &str, host: &dyn Host, now: SystemTime) -> bool {
+    if !request.can_be_sent_again() {
+        return false;
+    }
     // Envoy skips a backend without an address, so that attempts do not count positions.
     let order = &request.plan.order;
     let next = order.iter().skip_while(|one| one.name != from).nth(1);

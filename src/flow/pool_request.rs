@@ -223,6 +223,14 @@ impl PoolRequest {
         waited.unwrap_or_default()
     }
 
+    /// Whether Envoy can send it again. It keeps what it has sent up to its buffer limit; where more comes
+    /// after a response was given up for a retry and before that has begun, the caller gets Envoy's `507` in
+    /// place of the response.
+    pub fn can_be_sent_again(&self) -> bool {
+        let kept = u64::from(self.gateway.config.listener.body_limit);
+        self.whole_since.is_some() || self.plan.content_length.is_none_or(|length| length <= kept)
+    }
+
     /// What another module needs for its attempts.
     ///
     /// # Errors

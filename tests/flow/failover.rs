@@ -537,6 +537,23 @@ fn a_clock_that_is_set_back_leaves_time_for_another_attempt() {
     assert_eq!(call.told(), "200 bb 2");
 }
 
+/// Envoy would reply 507 when more comes than it keeps, in place of the response that it has given up.
+#[test]
+fn an_early_response_to_a_body_that_envoy_cannot_send_again_is_the_callers() {
+    let mut document = document();
+    document["listener"] = json!({"body_limit": "64KiB"});
+    for (length, told) in [(64 << 10, "200 bb 2"), ((64 << 10) + 1, "429 aa 1")] {
+        let process = Process::new();
+        let worker = Worker::ready(&process, &document);
+        process.script("aa", [Reaction::throttled(LONG).early()]);
+        let call = worker.begin(&by_url("m").header("content-length", length.to_string()), false);
+        call.piece(&vec![b' '; length - 1], false);
+        call.piece(b" ", true);
+        assert_eq!(call.told(), told, "{length}");
+        assert_eq!(worker.ask(&by_url("m")), "200 bb 1", "it is learned all the same");
+    }
+}
+
 #[test]
 fn the_deadline_begins_with_the_requests_last_byte() {
     let (process, worker) = started();
