@@ -19,6 +19,7 @@ mod names;
 mod problem;
 mod protobuf;
 mod reader;
+mod size;
 mod spelling;
 mod subscription;
 mod time;

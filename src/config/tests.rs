@@ -26,6 +26,8 @@ listener:
   port: 8443
   tls: {certificate: /etc/tls/tls.crt, key: /etc/tls/tls.key}
   body_limit: 512KiB
+  max_connections: 500
+  heap_limit: 2048MiB
 failover:
   cooldown: 2s
   longest_cooldown: 90s
@@ -106,6 +108,8 @@ fn a_whole_document_reads() {
             port: 8443,
             tls: Some(tls),
             body_limit: 524_288,
+            max_connections: 500,
+            heap_limit: 2_147_483_648,
         }
     );
     assert_eq!(
@@ -209,6 +213,8 @@ fn what_is_left_out_has_its_default() {
             port: 10_000,
             tls: None,
             body_limit: 10_485_760,
+            max_connections: 10_000,
+            heap_limit: 1_073_741_824,
         }
     );
     assert_eq!(
@@ -584,7 +590,7 @@ fn mistakes_of_audience_and_wait_are_reported() {
 #[test]
 fn mistakes_of_the_listener_are_reported() {
     const ADDRESS: &str = "expected an IP address: 127.0.0.1 for this machine alone, 0.0.0.0 or \"::\" for all of its addresses";
-    const SIZE: &str = "expected a size from 64KiB to 1024MiB, such as 10MiB";
+    const SIZE: &str = "expected a size from 64KiB to 1024MiB, such as 256MiB";
     const KEY: &str = ", key: /etc/tls/tls.key";
     const PATH: &str = "that is not a path; expected the path of a file";
     assert_says(&[
@@ -603,6 +609,8 @@ fn mistakes_of_the_listener_are_reported() {
         ("size of another unit", "512KiB", "512KB", &format!(r#"listener.body_limit: found "512KB"; {SIZE}"#)),
         ("small size", "512KiB", "63KiB", &format!(r#"listener.body_limit: found "63KiB"; {SIZE}"#)),
         ("large size", "512KiB", "1025MiB", &format!(r#"listener.body_limit: found "1025MiB"; {SIZE}"#)),
+        ("no connections", "max_connections: 500", "max_connections: 0", "listener.max_connections: found 0; expected a whole number from 1 to 1000000"),
+        ("small heap", "2048MiB", "127MiB", "listener.heap_limit: found \"127MiB\"; expected a size from 128MiB to 1048576MiB, such as 256MiB"),
         ("no object", "listener:", "listener: off\nlistner:", "listner: unknown field; did you mean \"listener\"?\nlistener: found a string; expected an object"),
     ]);
     for size in ["64KiB", "1024MiB"] {

@@ -52,6 +52,8 @@ fn listener(cluster: &str, file: &str, first: bool) -> String {
         "\
 {comment}- name: {name}
   internal_listener: {{}}
+  # Callers use up the memory, and not the filter that reads this.
+  bypass_overload_manager: true
   filter_chains:
   - filters:
     - name: envoy.filters.network.http_connection_manager

@@ -6,7 +6,7 @@ use super::filter::Stage;
 use super::options::Options;
 use super::pools::pools;
 use super::sign_in::SignIn;
-use super::{client_credential, clusters, listener};
+use super::{client_credential, clusters, listener, overload};
 use crate::document::Document;
 
 /// The labels of the module's metrics: its names carry them, because the ABI has none.
@@ -28,6 +28,7 @@ pub(super) fn bootstrap(document: &Document, options: &Options, sign_ins: &[Sign
     let gateway = Stage::Gateway { document, wasm: &options.wasm, shares_vm: !pools.is_empty() };
     let listener = listener::listener(&document.config, options, &gateway, &pools);
     let credentials = client_credential::listeners(sign_ins);
+    let overload = overload::manager(&document.config.listener);
     let extension = client_credential::extension(sign_ins);
     let clusters = clusters::clusters(&document.config, options, sign_ins, &pools);
     format!(
@@ -37,7 +38,8 @@ pub(super) fn bootstrap(document: &Document, options: &Options, sign_ins: &[Sign
 admin:
   address:
     socket_address: {{address: 127.0.0.1, port_value: {admin}}}
-{STATS_TAGS}{extension}
+  ignore_global_conn_limit: true
+{STATS_TAGS}{overload}{extension}
 static_resources:
   listeners:
 {listener}{credentials}

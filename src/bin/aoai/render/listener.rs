@@ -43,6 +43,13 @@ pub(super) fn listener(
           \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: aoai
           use_remote_address: true
+          # Who sends nothing, or not even a whole head, does not stay. Streams are not idle connections.
+          request_headers_timeout: 10s
+          common_http_protocol_options: {{idle_timeout: 300s}}
+          http2_protocol_options:
+            max_concurrent_streams: 100
+            initial_stream_window_size: 262144
+            initial_connection_window_size: 1048576
           # A reasoning model may send nothing for minutes.
           stream_idle_timeout: 900s
           upgrade_configs: [{{upgrade_type: websocket}}]
@@ -79,6 +86,7 @@ fn tls(files: &TlsFiles) -> String {
     let (certificate, key) = (scalar(&files.certificate), scalar(&files.key));
     format!(
         "      \
+      transport_socket_connect_timeout: 10s
       transport_socket:
         name: envoy.transport_sockets.tls
         typed_config:

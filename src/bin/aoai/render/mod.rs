@@ -6,6 +6,7 @@ mod envoy;
 mod filter;
 mod listener;
 mod options;
+mod overload;
 mod pools;
 pub(crate) mod resolve;
 pub(crate) mod sign_in;
