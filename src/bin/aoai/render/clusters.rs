@@ -26,6 +26,7 @@ pub(super) fn clusters(
     let mut text = sign_ins.iter().map(|one| sign_in(one, options)).collect::<String>();
     for (index, one) in config.backends.iter().enumerate() {
         text += &backend(one, options);
+        text += &keepalive(index == 0);
         text += &limits(index == 0);
     }
     if !pools.is_empty() {
@@ -180,6 +181,20 @@ fn tls(host: &str, ca: &str) -> String {
           match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: {host}}}}}]
 "
     )
+}
+
+/// A model may think for minutes without a byte: only this tells a backend that has gone from one that is
+/// silent.
+fn keepalive(first: bool) -> String {
+    if !first {
+        return "  upstream_connection_options: *keepalive\n".to_owned();
+    }
+    "  \
+  # A connection that is dead shows within a minute, however long a model is silent.
+  upstream_connection_options: &keepalive
+    tcp_keepalive: {keepalive_time: 30, keepalive_interval: 10, keepalive_probes: 3}
+"
+    .to_owned()
 }
 
 /// Envoy's default limits, 1024 requests and 3 retries at once for a cluster, are too low for streams
