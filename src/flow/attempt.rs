@@ -151,6 +151,8 @@ impl AttemptFlow {
                 }
                 (Self::Ended, Then::Continue)
             }
+            // Nothing is held: the response has gone on before.
+            (flow, AttemptEvent::WakeUp) => (flow, Then::Pause(None)),
             (flow, _) => (flow, Then::Continue),
         };
         (next, Step { message, changes, then })

@@ -302,7 +302,7 @@ impl RequestFlow {
             (Self::Refused(state), Event::WakeUp) => refused(state.wake_up(ctx)),
             (Self::Forwarded(state), Event::WakeUp) => Ok(state.wake_up(ctx)),
             (Self::Forwarded(state), Event::ResponseHead { ended }) => {
-                Ok(state.response(ctx, changes, ended))
+                state.response(ctx, changes, ended)
             }
             (Self::Forwarded(state), Event::ResponseBody { size, ended }) => {
                 Ok(state.response_body(ctx, changes, Some(size), ended))
@@ -824,12 +824,7 @@ impl Forwarded {
         Ok((RequestFlow::Forwarded(self), Then::Continue))
     }
 
-    fn response(
-        mut self,
-        ctx: &Context<'_>,
-        changes: &mut Changes,
-        ended: bool,
-    ) -> (RequestFlow, Then) {
+    fn response(mut self, ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
         let verdict = match &self.upstream {
             Upstream::Single { .. } => self.single_response(ctx, changes),
             Upstream::Pool(pool) => pool_response(ctx, changes, &mut pool.request.borrow_mut()),
@@ -847,10 +842,12 @@ impl Forwarded {
                     None => Then::Continue,
                 }
             }
+            // There is no body in whose place another one could be written.
+            Verdict::Replace(reply) if ended => return Err(reply),
             Verdict::Replace(reply) => {
                 self.count(ctx, Counter::Replied(reply.reason));
                 let body = reply.body();
-                replace_head(ctx, changes, &reply, (!ended).then_some(body.len()));
+                replace_head(ctx, changes, &reply, body.len());
                 self.response = Response::Replacing(Some(body));
                 Then::Continue
             }
@@ -859,7 +856,7 @@ impl Forwarded {
         if !is_held {
             self.count_forwarded(ctx);
         }
-        (RequestFlow::Forwarded(self), then)
+        Ok((RequestFlow::Forwarded(self), then))
     }
 
     /// Counts how the request ended, once.
@@ -978,7 +975,7 @@ impl Forwarded {
                 let reply = Reply::misconfigured(found.diagnosis.slug);
                 self.count(ctx, Counter::Replied(reply.reason));
                 let with = reply.body();
-                replace_head(ctx, changes, &reply, Some(with.len()));
+                replace_head(ctx, changes, &reply, with.len());
                 changes.body = Some(BodyEdit { at: 0..held, with });
             }
             (Some(_), _) => changes.set(DIAGNOSIS, found.diagnosis.slug),
@@ -1105,8 +1102,8 @@ fn response_by_another_module(ctx: &Context<'_>, request: &mut PoolRequest) -> V
 }
 
 /// Writes a local reply's head over that of the response at hand, of which nothing is shown but what tells
-/// operators of it. `length` is that of the reply's body, where there is one.
-fn replace_head(ctx: &Context<'_>, changes: &mut Changes, reply: &Reply, length: Option<usize>) {
+/// operators of it. `length` is that of the reply's body.
+fn replace_head(ctx: &Context<'_>, changes: &mut Changes, reply: &Reply, length: usize) {
     for (name, _) in ctx.host.response_headers() {
         let is_kept = name.starts_with(':')
             || header::is_internal(&name)
@@ -1119,9 +1116,7 @@ fn replace_head(ctx: &Context<'_>, changes: &mut Changes, reply: &Reply, length:
     for (name, value) in reply.headers() {
         changes.set(name, value);
     }
-    if let Some(length) = length {
-        changes.set("content-length", length.to_string());
-    }
+    changes.set("content-length", length.to_string());
 }
 
 /// The local reply in place of one of Envoy's own, where that means that a backend has failed.

@@ -12,6 +12,7 @@ use super::envoy::Envoy;
 use super::perform;
 use super::ticker::Ticker;
 use crate::flow::attempt::{AttemptEvent, AttemptFlow};
+use crate::flow::host::Host;
 use crate::flow::pending::Pending;
 use crate::flow::pool_request::PoolRequests;
 use crate::flow::step::Then;
@@ -20,9 +21,16 @@ use crate::flow::step::Then;
 type SharedFlow = Rc<RefCell<AttemptFlow>>;
 
 thread_local! {
-    /// The attempts that hold a response. The backend stage's own root is not ticked, as it has no
-    /// configuration.
+    /// The attempts that hold a response.
     static PENDING: Pending<SharedFlow> = Pending::default();
+    /// The ticks that wake them up, and fetch tokens: those of the newest root of the gateway stage. The
+    /// backend stage's own has no configuration.
+    static TICKER: RefCell<Option<Rc<Ticker>>> = RefCell::default();
+}
+
+/// Has attempts use these ticks from now on.
+pub(super) fn tick_by(ticker: &Rc<Ticker>) {
+    TICKER.set(Some(Rc::clone(ticker)));
 }
 
 /// An attempt's context.
@@ -42,7 +50,9 @@ impl AttemptContext {
 }
 
 fn advance(id: u32, flow: &SharedFlow, event: AttemptEvent) -> Action {
-    let (next, step) = flow.replace(AttemptFlow::Ended).on(event, &Envoy::new());
+    let ticker = TICKER.with_borrow(Clone::clone);
+    let envoy = ticker.as_deref().map_or_else(Envoy::new, |ticker| Envoy::of(ticker, id));
+    let (next, step) = flow.replace(AttemptFlow::Ended).on(event, &envoy);
     flow.replace(next);
     perform::change(step.message, &step.changes);
     match step.then {
@@ -55,6 +65,9 @@ fn advance(id: u32, flow: &SharedFlow, event: AttemptEvent) -> Action {
         Then::Pause(until) => {
             if let Some(until) = until {
                 PENDING.with(|pending| pending.add(id, until, Rc::clone(flow)));
+                if let (Some(ticker), true) = (&ticker, event != AttemptEvent::WakeUp) {
+                    ticker.tick_from(id, until.duration_since(envoy.now()).unwrap_or_default());
+                }
             }
             Action::Pause
         }
@@ -65,8 +78,9 @@ fn advance(id: u32, flow: &SharedFlow, event: AttemptEvent) -> Action {
     }
 }
 
-/// Wakes up the attempts that are due. The ticked root is the effective context before and after.
-pub(super) fn wake_up(ticker: &Ticker, now: SystemTime) {
+/// Wakes up the attempts that are due, and returns when the next one is. The ticked root is the effective
+/// context before and after.
+pub(super) fn wake_up(ticker: &Ticker, now: SystemTime) -> Option<SystemTime> {
     let woken = PENDING.with(|pending| pending.take(Some(now)));
     for (id, flow) in &woken {
         if hostcalls::set_effective_context(*id).is_ok() {
@@ -74,6 +88,7 @@ pub(super) fn wake_up(ticker: &Ticker, now: SystemTime) {
             ticker.make_root_effective();
         }
     }
+    PENDING.with(Pending::next)
 }
 
 impl Context for AttemptContext {

@@ -21,17 +21,17 @@ const BACKEND: [&str; 5] = ["xds", "upstream_host_metadata", "filter_metadata", 
 
 /// Envoy, as it is for the effective context.
 pub(super) struct Envoy<'t> {
-    /// The request whose context it is, in the gateway stage, and the ticks of its root.
+    /// The request or attempt whose context it is, and the ticks of a root of the gateway stage.
     of: Option<(&'t Ticker, u32)>,
 }
 
 impl<'t> Envoy<'t> {
-    /// For a root, or for an attempt.
+    /// For a root.
     pub(super) fn new() -> Self {
         Self { of: None }
     }
 
-    /// For a request.
+    /// For a request or an attempt.
     pub(super) fn of(ticker: &'t Ticker, request: u32) -> Self {
         Self { of: Some((ticker, request)) }
     }

@@ -105,6 +105,7 @@ impl RootContext for Root {
                     );
                     // Callouts are not allowed from here; the first tick makes the first fetch.
                     worker.ticker.tick_within(Default::default());
+                    attempt::tick_by(&worker.ticker);
                 }
                 self.stage = Some(stage);
                 true
@@ -124,8 +125,9 @@ impl RootContext for Root {
         let now = envoy.now();
         let due = worker.gateway.tick(&envoy, now);
         worker.wake_up(Some(now));
-        attempt::wake_up(&worker.ticker, now);
-        worker.ticker.tick_at(worker.pending.next().map_or(due, |next| next.min(due)), now);
+        let attempt = attempt::wake_up(&worker.ticker, now);
+        let next = [worker.pending.next(), attempt, Some(due)].into_iter().flatten().min();
+        worker.ticker.tick_at(next.unwrap_or(due), now);
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {

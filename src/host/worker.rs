@@ -25,13 +25,13 @@ pub(super) struct Worker {
     pub(super) gateway: Rc<Gateway>,
     requests: Rc<PoolRequests>,
     pub(super) pending: Pending<SharedFlow>,
-    pub(super) ticker: Ticker,
+    pub(super) ticker: Rc<Ticker>,
 }
 
 impl Worker {
     pub(super) fn new(root: u32, gateway: Gateway, requests: Rc<PoolRequests>) -> Self {
         let (gateway, pending) = (Rc::new(gateway), Pending::default());
-        Self { gateway, requests, pending, ticker: Ticker::new(root) }
+        Self { gateway, requests, pending, ticker: Rc::new(Ticker::new(root)) }
     }
 
     /// Has a request's flow take an event, and does what it says.

@@ -679,11 +679,23 @@ struct Attempt {
     reaction: Option<Reaction>,
     /// Whether the backend stage holds some of the response.
     is_held: bool,
+    /// Whether it is to be woken up, be the response held then or not.
+    waits: bool,
     /// Whether it has let the response's head go on.
     head_has_gone: bool,
     response_has_ended: bool,
     has_trailers: bool,
     loses_piece: bool,
+}
+
+/// A local reply's head, as Envoy sends it.
+fn headers_of(reply: &Reply) -> Headers {
+    let own = [
+        (":status", reply.reason.status().to_string()),
+        ("content-length", reply.body().len().to_string()),
+    ];
+    let headers = own.into_iter().chain(reply.headers());
+    headers.map(|(name, value)| (name.to_owned(), value.into())).collect()
 }
 
 impl Call {
@@ -854,7 +866,11 @@ impl Call {
         if self.stream.borrow().is_over {
             return;
         }
-        if self.stream.borrow().attempt.as_ref().is_some_and(|attempt| attempt.is_held) {
+        let mut stream = self.stream.borrow_mut();
+        let waits =
+            stream.attempt.as_mut().is_some_and(|attempt| std::mem::take(&mut attempt.waits));
+        drop(stream);
+        if waits {
             return self.attempt_response_event(AttemptEvent::WakeUp);
         }
         let step = self.on(Event::WakeUp);
@@ -889,11 +905,7 @@ impl Call {
     /// A local reply of the gateway stage, which comes back as a response.
     fn reply(self: &Rc<Self>, reply: &Reply) {
         self.end_attempt();
-        let mut headers: Headers =
-            vec![(":status".to_owned(), reply.reason.status().to_string().into())];
-        headers.extend(
-            reply.headers().into_iter().map(|(name, value)| (name.to_owned(), value.into())),
-        );
+        let headers = headers_of(reply);
         let mut sent = headers.clone();
         if self.stream.borrow().request_head_has_gone {
             // The route adds them to every response of a request for which it has chosen a cluster.
@@ -910,6 +922,10 @@ impl Call {
                 "a local reply names no backend, and is otherwise as it was made"
             );
         }
+        self.end_with(headers, reply);
+    }
+
+    fn end_with(self: &Rc<Self>, headers: Headers, reply: &Reply) {
         let body = reply.body().into_bytes();
         self.stream.borrow_mut().response = Some(Caller { headers, body, is_complete: true });
         self.delete();
@@ -987,6 +1003,7 @@ impl Call {
             arrived,
             reaction,
             is_held: false,
+            waits: false,
             head_has_gone: false,
             response_has_ended: false,
             has_trailers: false,
@@ -1185,7 +1202,8 @@ impl Call {
         };
         match step.then {
             Then::Pause(until) => {
-                attempt.is_held = true;
+                attempt.is_held |= event != AttemptEvent::WakeUp;
+                attempt.waits |= until.is_some();
                 drop(stream);
                 self.wait(until);
             }
@@ -1290,7 +1308,11 @@ impl Call {
 
     /// Envoy itself replies, in its own words.
     pub(crate) fn envoy_replies(self: &Rc<Self>, status: u16, details: &str) {
-        self.deliver(Response::new(status).piece(b"Envoy's own text"), details.as_bytes());
+        let response = match details {
+            "cluster_not_found" => Response::new(status),
+            _ => Response::new(status).piece(b"Envoy's own text"),
+        };
+        self.deliver(response, details.as_bytes());
     }
 
     /// A response passes the gateway stage.
@@ -1392,7 +1414,12 @@ impl Call {
                 self.stream.borrow_mut().response_is_held = true;
                 self.wait(until);
             }
-            Then::Reply(reply) => panic!("a response is no reason for a local reply: {reply:?}"),
+            Then::Reply(reply) => {
+                assert_eq!(event, Event::ResponseHead { ended: true }, "it has a body: {reply:?}");
+                // Envoy sends it past the filters, which have a response already.
+                self.end_attempt();
+                self.end_with(headers_of(&reply), &reply);
+            }
         }
     }
 

@@ -118,6 +118,7 @@ fn a_long_response_without_a_length_goes_on_before_its_end() {
     assert_eq!(call.told(), "");
     call.response_piece(b" ", false);
     assert_eq!((call.told().as_str(), call.response().body.len()), ("404 aa 1", LONGEST_BODY + 1));
+    worker.pass(seconds(1));
     call.response_piece(b".", true);
     assert!(call.response().is_complete && call.response().body.ends_with(b" ."));
     assert_eq!(diagnoses(&process), Vec::<String>::new());

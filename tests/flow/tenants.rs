@@ -291,7 +291,7 @@ fn what_envoy_says_of_a_single_backend_is_said_in_our_words() {
             "503 aa backend_failed",
         ),
         (503, "upstream_reset_before_response_started{overflow}", "503 aa backend_failed"),
-        (503, "cluster_not_found", "500 aa unknown_backend"),
+        (503, "cluster_not_found", "500 unknown_backend"),
         (504, "upstream_response_timeout", "504 aa backend_timeout"),
         (504, "stream_idle_timeout", "504 aa backend_timeout"),
         (408, "stream_idle_timeout", "408"),
@@ -308,6 +308,9 @@ fn what_envoy_says_of_a_single_backend_is_said_in_our_words() {
             assert!(told.ends_with(body["error"]["type"].as_str().unwrap()));
             let length = call.response().body.len().to_string();
             assert_eq!(call.response_header("content-length"), Some(length));
+            let reason = call.response_header("x-aoai-reason").unwrap();
+            let outcome = format!("aoai_requests_total.outcome.{reason}.backend.none 1");
+            assert_eq!(process.counted("aoai_requests_total"), [outcome]);
         }
     }
 }
