@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from azure_sim import AzureSim, RecordedRequest
 from e2e.gateway import Gateway
@@ -32,7 +32,16 @@ ANSWERS: Dict[str, Tuple[int, str]] = {
     "body_not_delivered": (500, "500"),
     "token_unavailable": (503, "503"),
     "token_refused": (503, "503"),
+    "all_backends_throttled": (429, "429"),
+    "all_backends_failed": (503, "503"),
+    "backend_misconfigured": (502, "502"),
+    "backend_failed": (503, "503"),
+    "backend_timeout": (504, "504"),
+    "unknown_backend": (500, "500"),
 }
+# Those that say when to come back, and those that official clients must not retry.
+_WAITING = ("token_unavailable", "all_backends_throttled", "all_backends_failed")
+_FINAL = ("token_refused", "backend_misconfigured")
 
 
 @dataclass(frozen=True)
@@ -108,21 +117,26 @@ def warm(gateway: Gateway, call: Call) -> Gateway:
     return gateway
 
 
-def own_answer(response: Response, reason: str, *, hidden: Sequence[str] = ()) -> str:
-    """Checks an answer of the filter's own against the public table, and that it shows none of what
-    is `hidden`. Returns its message."""
+def own_answer(response: Response, reason: str, *, hidden: Sequence[str] = (),
+               backend: Optional[str] = None, diagnosis: Optional[str] = None,
+               waits: Optional[bool] = None) -> str:
+    """Checks a local reply against the public table, and that it shows none of what is `hidden`. It
+    names the `backend` that was asked last, and the `diagnosis` that is its reason; `waits` is whether
+    it says when to come back, where the reason alone does not tell. Returns its message."""
     status, code = ANSWERS[reason]
     head = response.head
     assert (head.status, head.values("x-aoai-reason")) == (status, [reason]), response
     assert head.values("content-type") == ["application/json"]
+    assert head.values("content-length") == [str(len(response.body))]
     found: Dict[str, Any] = json.loads(response.body)
     message = found["error"].pop("message")
     assert found == {"error": {"code": code, "type": reason, "param": None}}
     assert isinstance(message, str) and message.strip()
-    assert head.values("x-should-retry") == (["false"] if reason == "token_refused" else [])
-    assert head.header("x-aoai-backend") is None
-    assert (head.header("retry-after") is not None) == (reason == "token_unavailable")
-    assert (head.header("retry-after-ms") is not None) == (reason == "token_unavailable")
+    assert head.values("x-should-retry") == (["false"] if reason in _FINAL else [])
+    assert head.values("x-aoai-backend") == ([] if backend is None else [backend])
+    assert head.values("x-aoai-diagnosis") == ([] if diagnosis is None else [diagnosis])
+    expected = reason in _WAITING if waits is None else waits
+    assert [len(head.values(name)) for name in ("retry-after", "retry-after-ms")] == [expected] * 2
     shown = response.body.decode("latin-1") + repr(head.headers)
     assert not [index for index, secret in enumerate(hidden) if secret in shown], "a secret shows"
     return message

@@ -1,5 +1,5 @@
-"""What tests of diagnoses share: the rows of the table, a gateway that has seen none of them yet, and
-the same answer with the filter and without it."""
+"""What tests of diagnoses and misconfigurations share: the rows of the table, resources by the way in
+which requests reach them, and the same response in each form in which it may arrive."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from azure_sim import Answer, AzureSim, Resource
+from azure_sim import Answer, AzureSim, Resource, errors
 from e2e import config
 from e2e.edits import (CLUSTERS, IN_LISTENER, LISTENERS, OUR_LISTENER, Edit, add, forward_to, only,
                        put, with_trailers)
@@ -22,8 +22,9 @@ from e2e.wire import Head, Response, request
 Json = Dict[str, Any]
 HEADER = "x-aoai-diagnosis"
 
-# Simulated Azure's mistakes, by its names, and what the filter calls them. None: nobody's mistake.
-DIAGNOSES: Dict[str, Optional[str]] = {
+# Simulated Azure's mistakes, by its names, and what the filter calls them: those of operators, and the
+# others. None: nobody's mistake.
+OPERATORS: Dict[str, str] = {
     "regional_endpoint": "regional_endpoint",
     "regional_endpoint_namespace": "regional_endpoint",
     "regional_endpoint_subdomain": "regional_endpoint",
@@ -37,10 +38,13 @@ DIAGNOSES: Dict[str, Optional[str]] = {
     "firewall": "network_denied",
     "wrong_key": "azure_key_rejected",
     "deployment_not_found": "deployment_not_found",
+}
+OTHERS: Dict[str, Optional[str]] = {
     "resource_not_found": "unknown_path",
     "throttled": None,
     "content_filter": None,
 }
+CALLERS = "unknown_path"
 
 # How requests reach a resource: by its own cluster, by a pool of two, or over HTTP/2.
 SINGLE, POOLED, HTTP2 = "single", "pooled", "over-http2"
@@ -76,29 +80,50 @@ def document(azure: AzureSim, **more: Any) -> Json:
 
 
 @contextlib.contextmanager
-def over_http2(azure: AzureSim) -> Iterator[Edit]:
-    """An edit: the cluster of one resource speaks HTTP/2, to a listener of the same Envoy that passes
-    everything on to the resource; and trailers pass everywhere."""
-    behind = "behind_http2"
+def over_http2(*names: str) -> Iterator[Edit]:
+    """An edit: the clusters of these resources speak HTTP/2, each to a listener of the same Envoy that
+    passes everything on to the resource; and trailers pass everywhere."""
     with tempfile.TemporaryDirectory(prefix="aoai-h2-") as folder:
-        pipe = {"pipe": {"path": str(Path(folder) / "h2")}}
-
         def edit(tree: Json) -> None:
-            front = f"{CLUSTERS}[aoai_{HTTP2}]"
             with_trailers(tree)
             put(f"{CLUSTERS}[aoai_*].{_PROTOCOL}", speaks(
                 {"http_protocol_options": {"enable_trailers": True}}))(tree)
-            plain = {**copy.deepcopy(only(tree, front)), "name": behind}
-            plain.pop("typed_extension_protocol_options")
-            put(f"{front}.{_PROTOCOL}", speaks({"http2_protocol_options": {}}))(tree)
-            put(f"{front}.load_assignment.endpoints[*].lb_endpoints[*].endpoint.address", pipe)(tree)
-            middle = {**copy.deepcopy(only(tree, OUR_LISTENER)), "name": "http2", "address": pipe}
-            forward_to(middle, behind)
-            # The answer's own, as the front's would be.
+            for name in names:
+                front, behind = f"{CLUSTERS}[aoai_{name}]", f"behind_{name}"
+                pipe = {"pipe": {"path": str(Path(folder) / name)}}
+                plain = {**copy.deepcopy(only(tree, front)), "name": behind}
+                plain.pop(_PROTOCOL)
+                put(f"{front}.{_PROTOCOL}", speaks({"http2_protocol_options": {}}))(tree)
+                put(f"{front}.load_assignment.endpoints[*].lb_endpoints[*].endpoint.address",
+                    pipe)(tree)
+                middle = {**copy.deepcopy(only(tree, OUR_LISTENER)), "name": behind, "address": pipe}
+                forward_to(middle, behind)
+                # The response's own, as the front's would be.
+                put(f"{IN_LISTENER}.server_header_transformation", "PASS_THROUGH")(middle)
+                put(f"{IN_LISTENER}.stat_prefix", behind)(middle)
+                add(CLUSTERS, plain)(tree)
+                add(LISTENERS, middle)(tree)
+        yield edit
+
+
+@contextlib.contextmanager
+def called_over_http2(front: str) -> Iterator[Edit]:
+    """An edit: one more listener, of this name, that passes everything on over HTTP/2, to the gateway
+    at a listener of its own. It takes no response whose body is not as long as the head says."""
+    with tempfile.TemporaryDirectory(prefix="aoai-h2-") as folder:
+        pipe = {"pipe": {"path": str(Path(folder) / "gateway")}}
+
+        def edit(tree: Json) -> None:
+            ours, inner = only(tree, OUR_LISTENER), f"{front}_inner"
+            middle = {**copy.deepcopy(ours), "name": front}
+            forward_to(middle, inner)
             put(f"{IN_LISTENER}.server_header_transformation", "PASS_THROUGH")(middle)
-            put(f"{IN_LISTENER}.stat_prefix", "http2")(middle)
-            add(CLUSTERS, plain)(tree)
-            add(LISTENERS, middle)(tree)
+            endpoint = {"endpoint": {"address": pipe}}
+            add(CLUSTERS, {
+                "name": inner, "type": "STATIC", _PROTOCOL: speaks({"http2_protocol_options": {}}),
+                "load_assignment": {"cluster_name": inner,
+                                    "endpoints": [{"lb_endpoints": [endpoint]}]}})(tree)
+            add(LISTENERS, {**copy.deepcopy(ours), "name": inner, "address": pipe}, middle)(tree)
         yield edit
 
 
@@ -143,9 +168,15 @@ def in_chunks(answer: Answer, size: int = 7) -> Answer:
     return replace(answer.with_headers(kind), body=b"", chunks=pieces)
 
 
-def told(resource: Resource, slug: str = "role_missing") -> Answer:
-    """An answer that tells of a mistake."""
-    return dated(resource.refusal(slug))
+def told(resource: Resource, mistake: str = "resource_not_found") -> Answer:
+    """A response that tells of a mistake: a caller's, unless it is another."""
+    return dated(resource.refusal(mistake))
+
+
+def forms(answer: Answer) -> List[Answer]:
+    """The same response in each form in which it may arrive: with its length, as the other gateways in
+    front of Azure write it, and in chunks, of which the second form has one."""
+    return [answer, dated(errors.spaced(answer)), in_chunks(answer, 10_000), in_chunks(answer)]
 
 
 def counted(gateway: Gateway) -> Dict[Tuple[str, str], int]:

@@ -134,8 +134,9 @@ def without_filter(tree: Json) -> None:
 # The listener passes trailers on.
 with_trailers = put(f"{MANAGER}.http_protocol_options", {"enable_trailers": True})
 
-# Envoy does not deliver bodies to a filter that waits for them.
+# Envoy does not deliver bodies to a filter that waits for them: the gateway stage, and the backend stage.
 bodies_held_back = remove(f"{PLUGIN}.allow_on_headers_stop_iteration")
+attempts_held_back = remove(f"{BACKEND_PLUGIN}.allow_on_headers_stop_iteration")
 
 
 def leads_to(cluster: str, port: int) -> Edit:

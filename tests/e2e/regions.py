@@ -13,7 +13,7 @@ from e2e.gateway import Gateway
 from e2e.wire import Response
 
 Json = Dict[str, Any]
-KEY = "aoai_the-search-teams-key-0001"
+KEY, OTHER_KEY = "aoai_the-search-teams-key-0001", "aoai_the-other-teams-key-0002"
 REGIONS = ("aa", "bb", "cc")
 # A region that refuses connections.
 DEAD = "dead"
@@ -50,6 +50,7 @@ def document(azure: AzureSim, **failover: Any) -> Json:
     return config.config(
         subscriptions=[
             config.subscription("search", key=KEY, operations=["*"]),
+            config.subscription("other", key=OTHER_KEY),
             *(config.subscription(home, key=f"aoai_key-of-{home}", operations=["*"],
                                   models=[HOME_MODEL]) for home in HOMES)],
         backends=[config.backend(azure.resources[region]) for region in (*REGIONS, DEAD)],
@@ -80,13 +81,23 @@ def own_headers(answer: Any) -> Dict[str, str]:
     return {name: value for name, value in pairs if name.startswith("x-aoai-")}
 
 
-def chat(gateway: Gateway, model: str, **headers: str) -> httpx.Response:
+def chat(gateway: Gateway, model: str, *, key: str = KEY, **headers: str) -> httpx.Response:
     """A chat request on a connection of its own, so that any worker may get it."""
     with httpx.Client(base_url=gateway.url, timeout=HANG_LIMIT, trust_env=False) as http:
         return http.post(
             f"/openai/deployments/{model}/chat/completions?api-version=2024-10-21",
-            headers={"api-key": KEY, **headers},
+            headers={"api-key": key, **headers},
             json={"messages": [{"role": "user", "content": "hi"}]})
+
+
+def exhausted(gateway: Gateway, model: str, reason: str = "all_backends_throttled"
+              ) -> httpx.Response:
+    """The local reply to a request while all regions of its model are in cooldown. About once a second
+    each of them is asked all the same, and must not serve what it is asked."""
+    while "x-aoai-backend" in own_headers(answer := chat(gateway, model)):
+        assert answer.status_code in (429, 503), answer
+    assert own_headers(answer) == {"x-aoai-reason": reason}, answer
+    return answer
 
 
 def answered_by(answer: Any, region: str, attempts: int) -> None:

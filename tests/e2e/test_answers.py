@@ -1,19 +1,21 @@
-"""Every answer that the filter makes itself, and the connection after it."""
+"""Every local reply, and the connection after it: of requests that are not forwarded, and in place of
+what Envoy itself says of a backend."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Union
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Union
 
 import pytest
 
-from azure_sim import HANG, Answer, AzureSim, Delivery
+from azure_sim import HANG, RESET, Answer, AzureSim, Delivery
 from e2e import config
 from e2e.calls import (API_VERSION, JSON, MESSAGES, Call, arrived_at, chat, dated, get, goes_on,
                        nothing_arrived, own_answer, send, served, v1, warm)
-from e2e.edits import bodies_held_back
+from e2e.diagnosed import called_over_http2
+from e2e.edits import (CLUSTERS, IN_LISTENER, LISTENERS, MANAGER, bodies_held_back, put, remove)
 from e2e.gateway import Gateway
 from e2e.identity import FETCHES, closed_gate
-from e2e.wire import Head
+from e2e.wire import Connection, Head
 
 KEY, SUSPENDED, EARLY, LATE = "key-of-search", "key-suspended", "key-early", "key-late"
 KEYS = (KEY, SUSPENDED, EARLY, LATE, "not-a-key-of-anybody")
@@ -264,3 +266,52 @@ def assert_comes_back_within(head: Head, most: int) -> None:
                              ("retry-after", "retry-after-ms"))
     assert 1 <= seconds <= most
     assert seconds == -(-milliseconds // 1000)
+
+
+# In place of Envoy's own
+
+CALLED_BY_HTTP2 = "called-by-http2"
+IN_PLACE: Dict[str, Tuple[str, Optional[Delivery], str, Optional[str]]] = {
+    "a connection that is refused": ("dead", None, "backend_failed", "dead"),
+    "a connection that is reset": ("gpt-4o", RESET, "backend_failed", "eastus"),
+    "a circuit breaker's limit": ("full", None, "backend_failed", "full"),
+    "no response in time": ("gpt-4o", HANG, "backend_timeout", "eastus"),
+    "a cluster that is missing": ("missing", None, "unknown_backend", None),
+    "a pool that is missing": ("pooled", None, "unknown_backend", None),
+}
+
+
+@pytest.fixture(scope="module")
+def in_trouble(azure: AzureSim, cloud: AzureSim, start_gateway: Callable[..., Gateway]
+               ) -> Iterator[Gateway]:
+    names = ("dead", "full", "missing")
+    for name in names:
+        azure.add_resource(name, host=f"contoso-{name}.openai.azure.com", deployments={name: name},
+                           refuses_connections=name == "dead")
+    found = document(cloud)
+    found["subscriptions"][0]["models"] = ["*"]
+    found["backends"] += [config.backend(azure.resources[name]) for name in names]
+    found["models"] += [*(config.model(name, name) for name in names),
+                        config.model("pooled", "missing", "eastus")]
+    front = f"{LISTENERS}[{CALLED_BY_HTTP2}].{IN_LISTENER}"
+    idle, full = "stream_idle_timeout", f"{CLUSTERS}[aoai_full].circuit_breakers.thresholds[*]"
+    with called_over_http2(CALLED_BY_HTTP2) as another:
+        yield warm(start_gateway(found, edits=[
+            put(f"{full}.max_pending_requests", 0), put(f"{MANAGER}.{idle}", "1s"), another,
+            put(f"{front}.{idle}", "60s"), remove(f"{CLUSTERS}[aoai_missing]"),
+            remove(f"{CLUSTERS}[aoai/*]")]), chat("gpt-4o", TEAM))
+
+
+@pytest.mark.parametrize("listener", ["aoai", CALLED_BY_HTTP2], ids=["http1", "http2"])
+@pytest.mark.parametrize("model, step, reason, backend", IN_PLACE.values(), ids=IN_PLACE.keys())
+def test_what_envoy_says_of_a_backend_is_said_in_a_local_reply(
+        in_trouble: Gateway, azure: AzureSim, model: str, step: Optional[Delivery], reason: str,
+        backend: Optional[str], listener: str) -> None:
+    if step is not None:
+        azure.resources["eastus"].script.then(step)
+    # Without a body, so that Envoy goes on with the connection however soon it replies.
+    call = Call(dated(model), [TEAM])
+    with Connection(in_trouble.envoy.port(listener)) as connection:
+        response = connection.exchange(call.raw())
+        own_answer(response, reason, hidden=KEYS, backend=backend, waits=model == "full")
+        goes_on(in_trouble, connection, response, chat("gpt-4o", TEAM))

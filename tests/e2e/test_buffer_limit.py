@@ -63,7 +63,8 @@ def test_a_429_that_comes_before_the_body_is_not_given_up_for_an_attempt_that_ca
 def throttled_by_aa(response: Response) -> None:
     assert response.status == 429, response
     answered_by(response, "aa", 1)
-    assert response.head.header("retry-after-ms") == "600000"
+    # Another backend could serve it, if it came again.
+    assert response.head.header("retry-after-ms") == "1000"
 
 
 def in_cooldown(gateway: Gateway, model: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from azure_sim import RESET, Answer, AzureSim, ManagedIdentity, Resource
+from azure_sim import HANG, RESET, Answer, AzureSim, ManagedIdentity, Resource
 from azure_sim.records import RecordedRequest
 from e2e import config
 from e2e.edits import MANAGER, put
@@ -17,7 +17,7 @@ from e2e.envoy import Envoy
 from e2e.gateway import Gateway
 from e2e.identity import closed_gate
 from e2e.rendering import in_front_of, more_listeners
-from e2e.single import (BODY, CHAT, KEY, MODEL, OTHER_KEY, V1_CHAT, assert_refused, chat,
+from e2e.single import (BODY, CHAT, JSON_TYPE, KEY, MODEL, OTHER_KEY, V1_CHAT, assert_refused, chat,
                         east, raw_chat, settings)
 from e2e.wire import Connection, request
 
@@ -79,25 +79,71 @@ def test_requests_are_counted_by_outcome_and_backend(
             headers = {"api-key": key} if key else {}
             answer = gateway.http.post(target, headers=headers, json=BODY)
             assert answer.headers.get("x-aoai-reason") == reason
-        # Nobody listens there; the request has gone on all the same.
-        assert gateway.http.post(forbidden, headers={"api-key": KEY}, json=BODY).status_code == 503
+        # Nobody listens there.
+        answer = gateway.http.post(forbidden, headers={"api-key": KEY}, json=BODY)
+        assert_refused(answer, 503, "backend_failed")
+        resource.script.then(RESET, Answer(500))
+        assert_refused(chat(gateway), 503, "backend_failed")
+        assert chat(gateway).status_code == 500
+        # Callers that leave: while a backend has their request, and before that names its model.
+        resource.script.then(HANG)
+        begun = request("POST", V1_CHAT, [("api-key", KEY), JSON_TYPE, ("content-length", "9")])
+        for raw, backend in ((raw_chat(), "eastus"), (begun + b"{", "none")):
+            with gateway.connect() as connection:
+                connection.send(raw)
+                gateway.envoy.wait_for_stat("http.aoai.downstream_rq_active")
+                if backend == "eastus":
+                    resource.wait_for_requests(6)
+                connection.leave()
+            gateway.envoy.wait_for_stat(
+                f"wasmcustom.aoai_requests_total.outcome.abandoned.backend.{backend}")
         found = of_the_module(gateway.envoy.prometheus())
         by_name = gateway.envoy.stats()
     remaining = found.pop(REMAINING)
     assert 1000 <= remaining <= 1800
     counted = {name: count for name, count in found.items() if count}
     assert counted == {
-        requests_total("forwarded", "eastus"): 3,
-        requests_total("forwarded", "far-away_2"): 1,
+        requests_total("forwarded", "eastus"): 4,
+        requests_total("backend_failed"): 2,
+        requests_total("abandoned", "eastus"): 1,
+        requests_total("abandoned"): 1,
         requests_total("unknown_key"): 2,
         **{requests_total(reason): 1 for reason, _, _ in rows if reason != "unknown_key"},
         fetches_total("success"): 1,
     }
     # Every outcome is there from the start, for alerts on rates.
     assert {dict(labels)["outcome"] for name, labels in found if name == "aoai_requests_total"} >= {
-        "forwarded", "missing_key", "token_unavailable", "token_refused", "body_not_delivered"}
-    assert by_name["wasmcustom.aoai_requests_total.outcome.forwarded.backend.eastus"] == 3
+        "forwarded", "abandoned", "missing_key", "token_unavailable", "token_refused",
+        "body_not_delivered", "backend_misconfigured", "all_backends_failed"}
+    assert by_name["wasmcustom.aoai_requests_total.outcome.forwarded.backend.eastus"] == 4
     assert by_name["wasmcustom.aoai_requests_total.outcome.unknown_key.backend.none"] == 2
+
+
+def test_a_misconfigured_backend_shows_as_long_as_it_is(
+        azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
+    diagnosed = (("backend", "eastus"), ("diagnosis", "role_missing"))
+    with start_gateway(settings(resource)) as gateway:
+        def metrics() -> Dict[Tuple[str, Labels], int]:
+            return of_the_module(gateway.envoy.prometheus())
+
+        assert chat(gateway).status_code == 200
+        resource.break_with("role_missing")
+        assert_refused(chat(gateway), 502, "backend_misconfigured")
+        assert metrics()["aoai_misconfigured", diagnosed] == 1
+        resource.mend()
+        served = 1
+
+        def is_over() -> bool:
+            """Another worker than the one that found it learns of it at its next tick."""
+            nonlocal served
+            served += 1
+            assert chat(gateway).status_code == 200
+            return metrics()["aoai_misconfigured", diagnosed] == 0
+        gateway.envoy.wait_until(is_over, "end of the misconfiguration")
+        found = metrics()
+    assert found["aoai_diagnoses_total", diagnosed] == 1
+    assert found[requests_total("backend_misconfigured")] == 1
+    assert found[requests_total("forwarded", "eastus")] == served
 
 
 def test_token_fetches_are_counted_by_result_and_the_gauge_shows_no_token(

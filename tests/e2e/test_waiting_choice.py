@@ -146,16 +146,18 @@ def test_a_crowd_that_has_waited_is_told_when_everything_cools(
         late: Late, regions: AzureSim) -> None:
     crowd = late.crowd()
     for name, pause in (("aa", "600000"), ("bb", "60000"), ("cc", "600000")):
-        regions.resources[name].script.then(errors.throttled(retry_after_ms=pause))
+        regions.resources[name].script.always(errors.throttled(retry_after_ms=pause))
     assert chat(late.gateway, MODEL).status_code == 429
     late.token.open()
+    told = 0
     for one in crowd:
         answer = one.read_response()
         assert answer.status == 429
-        assert own_headers(answer) == {"x-aoai-reason": "all_backends_throttled"}
         assert 0 < int(answer.head.header("retry-after-ms") or 0) <= 66_000
+        told += own_headers(answer) == {"x-aoai-reason": "all_backends_throttled"}
         one.close()
-    assert calls(regions) == {"aa": 1, "bb": 1, "cc": 1}
+    # About once a second each region is asked all the same.
+    assert told > 0 and sum(calls(regions).values()) == 3 + CROWD - told
 
 
 def test_a_crowd_that_changes_regions_waits_for_the_new_ones_token(
