@@ -20,6 +20,7 @@ mod errors;
 mod host;
 mod identity;
 mod mutation;
+mod readers;
 mod requests;
 mod shared;
 

@@ -17,6 +17,9 @@ const CONTINUATION: usize = 256;
 /// RFC 2046, 5.1.1.
 const LONGEST_BOUNDARY: usize = 70;
 
+/// White space of header fields. To some parsers other characters of Unicode are white space, too.
+const BLANKS: [char; 2] = [' ', '\t'];
+
 /// Reads a form in pieces.
 #[derive(Debug)]
 pub struct MultipartReader {
@@ -168,8 +171,9 @@ impl MultipartReader {
             }
             State::Model
         } else {
-            // A part may have no content, and then its empty line's break is the delimiter's.
-            State::Content { behind: *b"\r\n" }
+            // Where a part has no content, the delimiter has a line break of its own all the same: to some
+            // parsers the empty line's is not the delimiter's.
+            State::Content { behind: *b"\n\n" }
         };
         Ok(Step::Take(length + END.len(), state))
     }
@@ -281,6 +285,8 @@ fn part_name(headers: &[u8]) -> Option<PartName<'_>> {
             found = Some(disposition(value)?);
         } else if field.eq_ignore_ascii_case("content-transfer-encoding") {
             encoded = true;
+        } else if field.eq_ignore_ascii_case("content-type") && is_composite(value) {
+            return None;
         }
     }
     found.map(|part| PartName { plain: part.plain && !encoded, ..part })
@@ -288,31 +294,50 @@ fn part_name(headers: &[u8]) -> Option<PartName<'_>> {
 
 fn disposition(value: &str) -> Option<PartName<'_>> {
     let (kind, parameters) = value.split_once(';').unwrap_or((value, ""));
-    if !kind.trim().eq_ignore_ascii_case("form-data") {
+    if !kind.trim_matches(BLANKS).eq_ignore_ascii_case("form-data") {
         return None;
     }
     let mut name = None;
     let mut plain = true;
-    for (parameter, value) in parameters_of(parameters)? {
-        match parameter.to_ascii_lowercase().as_str() {
+    for Parameter { name: parameter, value, is_quoted } in parameters_of(parameters)? {
+        // Without quotes, some parsers end a value at the first character that is not of a token.
+        if !is_quoted && !is_token(value) {
+            return None;
+        }
+        match parameter {
             "name" if name.is_none() && is_plain(value) => name = Some(value),
-            "filename" | "filename*" => plain = false,
-            // Twice, encoded or in pieces (RFC 2231, RFC 2047): parsers differ.
+            // Some parsers search for a name without an eye on quotes.
+            "filename" | "filename*" if !has_name(value) => plain = false,
+            // Twice, encoded or in pieces (RFC 2231, RFC 2047), or in another case: parsers differ.
             _ => return None,
         }
     }
     name.map(|name| PartName { name, plain })
 }
 
+/// Whether a content type is one of parts within the part (RFC 2046, 5), which parsers of mail take for
+/// parts of the form.
+fn is_composite(content_type: &str) -> bool {
+    let kind = content_type.trim_start().split('/').next().unwrap_or_default();
+    ["multipart", "message"].iter().any(|composite| kind.eq_ignore_ascii_case(composite))
+}
+
+/// Whether a value has what looks like the parameter `name`.
+fn has_name(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    let mut behind = value.split("name").skip(1);
+    behind.any(|rest| rest.trim_start().starts_with('='))
+}
+
 /// Whether all parsers read a name alike.
 fn is_plain(name: &str) -> bool {
-    !name.contains("=?") && !name.contains(|c: char| c.is_control() || c == '\\')
+    !name.contains("=?") && !has_name(name) && !name.contains(|c: char| c.is_control() || c == '\\')
 }
 
 /// The boundary among the parameters of a content type, if there is exactly one that RFC 2046 allows.
 pub(super) fn boundary(parameters: &str) -> Option<String> {
     let mut found = None;
-    for (name, value) in parameters_of(parameters)? {
+    for Parameter { name, value, .. } in parameters_of(parameters)? {
         let is_boundary = name.eq_ignore_ascii_case("boundary");
         // Encoded, in pieces, or twice.
         if name.contains('*') || is_boundary && found.replace(value).is_some() {
@@ -329,9 +354,17 @@ pub(super) fn boundary(parameters: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// `; name=value; name="quoted"`. Browsers and SDKs write `%22` for a quote inside; about `\"` parsers
-/// differ, so it is refused.
-fn parameters_of(mut rest: &str) -> Option<Vec<(&str, &str)>> {
+/// A parameter of a header field.
+struct Parameter<'a> {
+    name: &'a str,
+    /// Without the quotes.
+    value: &'a str,
+    is_quoted: bool,
+}
+
+/// `; name=value; name="quoted"`, without blanks at the `=`, about which parsers differ. Browsers and SDKs
+/// write `%22` for a quote inside; about `\"` parsers differ, so it is refused.
+fn parameters_of(mut rest: &str) -> Option<Vec<Parameter<'_>>> {
     let mut parameters = Vec::new();
     loop {
         rest = rest.trim_start_matches([' ', '\t', ';']);
@@ -339,30 +372,31 @@ fn parameters_of(mut rest: &str) -> Option<Vec<(&str, &str)>> {
             return Some(parameters);
         }
         let (name, behind) = rest.split_once('=')?;
-        let name = name.trim();
-        let (value, behind) = match behind.trim_start().strip_prefix('"') {
-            Some(quoted) => quoted_string(quoted)?,
+        if !is_token(name) {
+            return None;
+        }
+        let (value, is_quoted, behind) = match behind.strip_prefix('"') {
+            Some(quoted) => {
+                let (value, behind) = quoted_string(quoted)?;
+                (value, true, behind)
+            }
             None => {
                 let end = behind.find(';').unwrap_or(behind.len());
                 let (value, behind) = behind.split_at_checked(end)?;
-                let value = value.trim();
+                let value = value.trim_end_matches(BLANKS);
                 // Many write a boundary with `=` or `/` without quotes. White space, parentheses and
                 // commas end a value for some parsers, and Envoy joins repeated headers by the last.
                 if value.contains([',', '"', '(', ')', ' ', '\t']) {
                     return None;
                 }
-                (value, behind)
+                (value, false, behind)
             }
         };
-        let behind = behind.trim_start();
-        if !is_token(name) {
+        rest = behind.trim_start_matches(BLANKS);
+        if !(rest.is_empty() || rest.starts_with(';')) {
             return None;
         }
-        if !(behind.is_empty() || behind.starts_with(';')) {
-            return None;
-        }
-        parameters.push((name, value));
-        rest = behind;
+        parameters.push(Parameter { name, value, is_quoted });
     }
 }
 
