@@ -11,6 +11,7 @@ from .identity import Identity
 from .limits import HANG_LIMIT
 from .managed_identity import TENANT, ManagedIdentity
 from .mistakes import MISTAKES, Mistake
+from .quota import Quota
 from .recorder import Recorder
 from .records import RecordedRequest
 from .resource import Resource
@@ -24,7 +25,7 @@ __all__ = [
     "AT_ONCE", "Access", "Answer", "AppService", "Application", "AzureSim", "Claims",
     "ClientSecret", "Delivery", "Entra", "ExpiresOn", "FederatedCredential", "Gate", "HANG",
     "HANG_LIMIT", "Identity", "MISTAKES", "ManagedIdentity", "Mistake", "NotStrictJson",
-    "ProjectedVolume", "RESET", "RecordedRequest", "Recorder", "Resource", "SECRET_FILE", "Script",
-    "TENANT", "TOKEN_FILE", "aadsts", "assertions", "clouds", "errors", "faults", "sse",
+    "ProjectedVolume", "Quota", "RESET", "RecordedRequest", "Recorder", "Resource", "SECRET_FILE",
+    "Script", "TENANT", "TOKEN_FILE", "aadsts", "assertions", "clouds", "errors", "faults", "sse",
     "taken_port",
 ]

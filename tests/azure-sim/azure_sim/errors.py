@@ -99,3 +99,18 @@ def throttled(seconds: int = 10, **hints: str) -> Answer:
                "2024-10-21 have exceeded token rate limit of your current OpenAI S0 pricing tier. "
                f"Please retry after {seconds} seconds.")
     return error(429, "429", message).with_headers(headers)
+
+
+def too_large_for_now(seconds: int = 20) -> Answer:
+    """A 429 for one request that asks for much, while smaller ones are served."""
+    return error(429, "429", "The system is currently experiencing high demand and cannot process "
+                 "your request. Your request exceeds the maximum usage size allowed during peak load. "
+                 f"Please retry after {seconds} seconds. For improved capacity reliability, consider "
+                 "switching to Provisioned Throughput.").with_headers([("retry-after", str(seconds))])
+
+
+# A prompt fails so wherever it goes.
+MODEL_ERROR = Answer(500, body={"error": {
+    "message": "The model produced invalid content. Consider modifying your prompt if you are seeing "
+               "this error persistently.",
+    "type": "model_error", "param": None, "code": None}})

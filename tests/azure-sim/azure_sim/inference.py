@@ -20,6 +20,10 @@ IMAGE = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
          "DwADhgGAWjR9awAAAABJRU5ErkJggg==")
 
 
+# A prompt that has this text fails in every resource (`errors.MODEL_ERROR`).
+UPSETTING = "produce invalid content"
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request's content: the fields of its JSON body or form."""
@@ -40,6 +44,11 @@ class Asked:
     def include_usage(self) -> bool:
         options = self.fields.get("stream_options")
         return isinstance(options, dict) and options.get("include_usage") is True
+
+    @property
+    def upsets_the_model(self) -> bool:
+        return any(UPSETTING in json.dumps(self.fields[name])
+                   for name in ("messages", "prompt", "input") if name in self.fields)
 
 
 def read(request: RecordedRequest) -> Union[Asked, Answer]:

@@ -62,6 +62,12 @@ class Recorder:
             self._max_open = self._open
             self._changed.notify_all()
 
+    def take(self) -> List[RecordedRequest]:
+        """The requests so far, which are forgotten here: a long run has very many."""
+        with self._changed:
+            taken, self._requests = self._requests, []
+            return taken
+
     # What the server side calls, on its own thread.
 
     def opened(self, request: RecordedRequest) -> None:

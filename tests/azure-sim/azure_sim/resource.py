@@ -10,6 +10,7 @@ from .access import Access
 from .answers import Answer, Pairs
 from .endpoint import Endpoint
 from .managed_identity import TENANT
+from .quota import Quota
 from .records import RecordedRequest
 from .routes import Route, route
 
@@ -20,7 +21,8 @@ class Resource(Endpoint):
     `hosts` are the names it answers to, the regional one included; the first of them says in which
     cloud it is. `keys` empty means that key authentication is disabled. `deployments` maps
     deployment names to model names. `tenant` and `audiences` are whose tokens, for whom, it takes;
-    `principals` are the object ids of those that have the role, None when all have it.
+    `principals` are the object ids of those that have the role, None when all have it. `quota` is what
+    may be asked of the deployments, None when that is any number of requests of any size.
     """
 
     def __init__(self, name: str, *, hosts: Sequence[str], deployments: Mapping[str, str],
@@ -37,13 +39,14 @@ class Resource(Endpoint):
         self.reset_settings()
 
     def reset_settings(self) -> None:
-        """As it was added: access granted, no keys, nothing stored."""
+        """As it was added: access granted, no keys, no limits, nothing stored."""
         self.deployments: Dict[str, str] = dict(self._deployments)
         self.tenant = self._tenant
         self.audiences: Tuple[str, ...] = clouds.of_host(self.host).audiences
         self.principals: Optional[Set[str]] = None
         self.access = Access.GRANTED
         self.keys: Set[str] = set()
+        self.quota: Optional[Quota] = None
         self.store = stored.Store()
         self._mistake: Optional[mistakes.Mistake] = None
         self._spaced = False
@@ -129,6 +132,11 @@ class Resource(Endpoint):
             return errors.bad_request("you must provide a model parameter", "model")
         if deployment not in self.deployments:
             return errors.DEPLOYMENT_NOT_FOUND
+        throttled = self.quota.refusal(asked.fields) if self.quota is not None else None
+        if throttled is not None:
+            return throttled
+        if asked.upsets_the_model:
+            return errors.MODEL_ERROR
         model = self.deployments[deployment]
         if found.operation == "responses":
             answer = stored.create_response(self.store, asked, model, self.name)
