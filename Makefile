@@ -17,6 +17,10 @@ in-envoy = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
   "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup
 
+# A scenario of tests/chaos in an Envoy.
+scenario = ENVOY=$$(envoy/get-envoy) && export ENVOY && \
+  AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) "$$(.ci/python)" tests/chaos $(1) $(ARGS)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -83,6 +87,10 @@ fmt: cargo ## Format the code
 bench: wasm tools ## Measure plain Envoy, the module and Envoy's own filters side by side (ARGS="--only load,sse", ARGS=--help)
 	@command -v wrk >/dev/null || .ci/apt-install wrk
 	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) "$$(.ci/python)" tests/bench $(ARGS)
+
+.PHONY: chaos
+chaos: wasm tools ## Quiet tenants beside a noisy neighbour, in figures (ARGS="--seconds 60 --seed 1", ARGS=--help)
+	@$(call scenario,neighbour)
 
 .PHONY: bench-bodies
 bench-bodies: cargo ## Measure how fast bodies are read: natively, and in wasm where node is here
