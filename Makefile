@@ -6,6 +6,9 @@ ENVOY_OLDEST := 1.37.0
 
 # How many inputs make fuzz gives to each parser: a minute or two for all of them.
 FUZZ_CASES ?= 200000
+# For how many seconds libFuzzer looks at each of its targets, in tests/fuzz/guided.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= json form url
 
 WASM := dist/aoai_filter.wasm
 AOAI := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/aoai
@@ -72,6 +75,17 @@ test-compat: wasm tools ## As test-e2e, in the oldest Envoy that works and in th
 fuzz: cargo ## Feed every parser FUZZ_CASES inputs that are nearly right (FUZZ_SEED to repeat a run, ARGS to choose)
 	@seed=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "FUZZ_SEED=$$seed FUZZ_CASES=$(FUZZ_CASES)"; \
 	  PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$(FUZZ_CASES) cargo test --locked --profile fuzz --test fuzz -- $(ARGS)
+	@if cargo +nightly fuzz --version >/dev/null 2>&1; then $(MAKE) --no-print-directory fuzz-guided; \
+	  else echo "no nightly Rust with cargo-fuzz: without the fuzzers that coverage guides"; fi
+
+.PHONY: fuzz-guided
+fuzz-guided: cargo ## Compare the readers of bodies and URLs with others, guided by coverage (nightly Rust and cargo-fuzz)
+	@for target in $(FUZZ_TARGETS); do \
+	  found="$$AOAI_CACHE/fuzz/$$target" && mkdir -p "$$found" && \
+	  cargo +nightly fuzz run --fuzz-dir tests/fuzz/guided --sanitizer none $$target \
+	    "$$found" tests/fuzz/guided/seeds/$$target -- -dict=tests/fuzz/guided/seeds/$$target.dict \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 || exit 1; \
+	done
 
 .PHONY: lint
 lint: cargo ## rustfmt and clippy (native and wasm); the rooms' borders are a native test

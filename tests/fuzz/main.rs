@@ -12,6 +12,7 @@
     reason = "a test fails this way; clippy knows helpers of tests only within cfg(test)"
 )]
 
+mod agreement;
 mod bodies;
 mod configuration;
 mod errors;

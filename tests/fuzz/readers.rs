@@ -40,12 +40,10 @@ pub(crate) fn is_like_model(name: &str) -> bool {
     name.trim().eq_ignore_ascii_case("model")
 }
 
-/// The fields of a document that serde_json or a more lenient reader may take for the model; `None` where
-/// serde_json reads no object.
-pub(crate) fn models_of_json(body: &[u8]) -> Option<Vec<(String, Value)>> {
-    let Fields(mut fields) = serde_json::from_slice(body).ok()?;
-    fields.retain(|(name, _)| is_like_model(name));
-    Some(fields)
+/// The fields of a document at its top level in order, as serde_json reads them; `None` where it reads no
+/// object.
+pub(crate) fn fields_of_json(body: &[u8]) -> Option<Vec<(String, Value)>> {
+    serde_json::from_slice(body).ok().map(|Fields(fields)| fields)
 }
 
 /// The parts of a form, as multer reads them.

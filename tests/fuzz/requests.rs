@@ -1,18 +1,14 @@
 //! Heads of requests: paths, queries, keys, and what leaves the gateway for them.
 
-use std::borrow::Cow;
-
-use aoai_filter::base::header::KEY_PARAMETERS;
 use aoai_filter::config::Config;
 use aoai_filter::request::head::Head;
 use aoai_filter::request::path::{without_keys, Parameter, Query, Target};
-use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 
+use crate::agreement::{self, segments};
 use crate::budget;
 use crate::host::{Process, Request, Worker};
 use crate::mutation::{like, text_like};
-use crate::readers::path_and_query;
 
 pub(crate) const KEY: &str = "aoai_the-key";
 
@@ -43,10 +39,6 @@ fn raw_query(path: &[u8]) -> Vec<&[u8]> {
     let start = path.iter().position(|byte| *byte == b'?');
     let query = start.map(|start| path[start + 1..].split(|byte| *byte == b'&'));
     query.into_iter().flatten().collect()
-}
-
-fn segments<'t>(target: &'t Target<'_>) -> Vec<&'t str> {
-    target.segments().iter().map(Cow::as_ref).collect()
 }
 
 pub(crate) fn document() -> serde_json::Value {
@@ -93,39 +85,9 @@ proptest! {
         prop_assert_eq!(&again.write(None), &written, "twice is once");
     }
 
-    /// What leaves is read by others as it was read here.
     #[test]
     fn urls_that_leave(path in like(PATHS)) {
-        let Ok(target) = Target::parse(&path) else {
-            return Ok(());
-        };
-        // Envoy refuses a fragment, which is no part of a request's path.
-        if path.contains(&b'#') {
-            return Ok(());
-        }
-        let written = target.write(None);
-        let Some((path, parameters)) = path_and_query(written.bytes()) else {
-            return Ok(());
-        };
-        let decoded = percent_decode_str(&path).decode_utf8().unwrap();
-        let decoded: Vec<&str> = decoded.split('/').filter(|segment| !segment.is_empty()).collect();
-        prop_assert_eq!(segments(&target), decoded);
-        let is_named = |(name, _): &&(String, String), one: &str| name.eq_ignore_ascii_case(one);
-        for key in KEY_PARAMETERS {
-            prop_assert!(!parameters.iter().any(|parameter| is_named(&parameter, key)));
-        }
-        let others: Vec<&str> = parameters
-            .iter()
-            .filter(|parameter| is_named(parameter, "model"))
-            .map(|(_, value)| value.as_str())
-            .collect();
-        let own: Vec<String> = target
-            .query()
-            .parameters()
-            .filter(|parameter| parameter.is_named("model"))
-            .map(|parameter| String::from_utf8_lossy(&parameter.value()).into_owned())
-            .collect();
-        prop_assert_eq!(own, others, "{}", written.bytes().escape_ascii());
+        agreement::url(&path);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::model::{is_model, BodyError, ModelField, LONGEST_VALUE};
+use super::model::{begins_like_model, is_model, BodyError, ModelField, LONGEST_VALUE};
 use super::skip::{self, Skipped};
 use crate::base::json::Node;
 
@@ -205,12 +205,17 @@ impl JsonReader {
                 Ok(beyond)
             }
             Skipped::Part { escaped } => {
-                self.text.clear();
-                let is_key = matches!(kept, Kept::Key);
-                if let (Kept::Value { field, .. }, [0x20..=0xff, ..]) = (kept, beyond) {
-                    self.found(field, None, position..position)?;
+                let mut beginning = std::mem::take(&mut self.text);
+                if let [0x20..=0xff, ..] = beyond {
+                    match kept {
+                        Kept::Key => {
+                            beginning.extend_from_slice(here);
+                            check_long_key(&beginning)?;
+                        }
+                        Kept::Value { field, .. } => self.found(field, None, position..position)?,
+                    }
                 }
-                self.state = State::Skipped { is_key, escaped };
+                self.state = State::Skipped { is_key: matches!(kept, Kept::Key), escaped };
                 Ok(beyond)
             }
         }
@@ -297,6 +302,20 @@ impl JsonReader {
 /// What numbers and literals are made of.
 fn is_scalar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
+}
+
+/// Looks at the beginning of a key that is too long to be wanted, without its quote: with enough white space
+/// around it, `model` is that long too.
+pub(super) fn check_long_key(beginning: &[u8]) -> Result<(), BodyError> {
+    // It may end within an escape, the longest of which is that of a surrogate pair, or a character.
+    let ends = (0.."\\ud83d\\ude00".len()).map_while(|cut| beginning.len().checked_sub(cut));
+    let mut whole = ends.filter_map(|end| beginning.get(..end).and_then(decode));
+    let text = whole.next().ok_or(BodyError::Unreadable)?;
+    if begins_like_model(&text) {
+        Err(BodyError::TwoModels)
+    } else {
+        Ok(())
+    }
 }
 
 /// The text of a string, whose bytes are given without quotes, unless it is no valid JSON string.

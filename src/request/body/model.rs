@@ -50,3 +50,9 @@ pub(super) fn is_model(name: &str) -> Result<bool, BodyError> {
         Ok(false)
     }
 }
+
+/// Whether a name that begins with this text may be the model's to such a parser.
+pub(super) fn begins_like_model(beginning: &str) -> bool {
+    let begun = beginning.trim();
+    FIELD.get(..begun.len()).is_some_and(|start| start.eq_ignore_ascii_case(begun))
+}

@@ -95,6 +95,21 @@ fn the_model_of_json() {
         ("in another case", r#"{"Model":"a"}"#, Err(TwoModels)),
         ("and one in another case", r#"{"model":"a","MODEL":"b"}"#, Err(TwoModels)),
         ("with a space", r#"{"model":"a","model ":"b"}"#, Err(TwoModels)),
+        (
+            "between very many spaces",
+            &format!(r#"{{"{}Model":"a"}}"#, " ".repeat(5000)),
+            Err(TwoModels),
+        ),
+        (
+            "before very many escaped spaces",
+            &format!(r#"{{"model":"a","mod\u0065l{}":"b"}}"#, "\\u0020".repeat(5000)),
+            Err(TwoModels),
+        ),
+        (
+            "a long key that begins with spaces",
+            &format!(r#"{{"{}mod{}":1,"model":"m"}}"#, " ".repeat(90), "k".repeat(90)),
+            Ok(Some(("m", r#""m""#))),
+        ),
         ("a number", r#"{"model":1}"#, Err(NotAString)),
         ("null", r#"{"model":null}"#, Err(NotAString)),
         ("an object", r#"{"model":{"a":"b"}}"#, Err(NotAString)),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::json::{check_long_key, LONGEST_KEY};
 use super::super::model::{is_model, BodyError, ModelField, LONGEST_VALUE};
 use crate::config::Node;
 
@@ -109,7 +110,11 @@ impl Reference {
             (State::FirstKey | State::Comma, b'}') => State::End,
             (State::FirstKey | State::Key, b'"') => State::InKey(Text::opened()),
             (State::InKey(mut text), byte) => {
-                match text.add(byte, super::super::json::LONGEST_KEY)? {
+                let ended = text.add(byte, LONGEST_KEY)?;
+                if text.too_long {
+                    check_long_key(&text.raw[1..])?;
+                }
+                match ended {
                     Ended::NotYet => State::InKey(text),
                     Ended::Here => State::Colon { field: self.field(&text)? },
                 }
