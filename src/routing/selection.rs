@@ -83,7 +83,8 @@ pub struct Choice<'m> {
 
 impl Model {
     /// The backends for a request: one of the lowest priority number with any that may be tried, and then
-    /// the others. The second is one that may be tried too, where there is one.
+    /// the others. The second is one that may be tried too, where there is one, or else one that this
+    /// request may move on to ([`BackendStates::may_be_next`]).
     ///
     /// Within the priority, in any run of as many turns as the weights add up to, each placement has
     /// exactly its weight; and the next turn goes to one that is to be probed. An affinity selects the same
@@ -141,8 +142,11 @@ impl Model {
         let &Candidate { placement: first, claim } =
             chosen.ok_or_else(|| self.exhausted(states, asker, now))?;
         let is_other = |other: &&Placement| other.backend.name != first.backend.name;
+        let others = || self.placements.iter().filter(is_other);
         let available = open.iter().map(|one| one.placement).find(is_other);
-        let order = match available.or_else(|| self.placements.iter().find(is_other)) {
+        // A cooldown of others' does not keep this request from moving on.
+        let free = || others().find(|other| states.may_be_next(self, other, asker, now));
+        let order = match available.or_else(free).or_else(|| others().next()) {
             Some(second) => self.order(first, second),
             None => vec![first],
         };
@@ -446,6 +450,23 @@ mod tests {
                 order(&model, &BackendStates { cooldowns: &cooldowns, sign_in: &[] }, *later);
             assert_eq!(found, expected.map(str::to_owned), "{name}");
         }
+    }
+
+    #[test]
+    fn the_second_is_one_whose_cooldown_binds_others_where_none_is_ready() {
+        let model = model(&[("aa", 0, 1), ("bb", 1, 1), ("cc", 2, 1)]);
+        let outcome = Outcome::Throttled(Some(Duration::from_secs(9)));
+        let evidence = Evidence {
+            subscription: Asker { subscription: "b", is_whole: true }.number(),
+            is_confirmed: false,
+            began: now(),
+        };
+        let policy = Failover::default();
+        let cooldowns = in_cooldown(&[("aa", 9)])
+            .record(("cc", "m"), outcome, evidence, now(), &policy, 0)
+            .unwrap();
+        let states = BackendStates { cooldowns: &cooldowns, sign_in: &[] };
+        assert_eq!(order(&model, &states, 0), Ok("bb>cc>aa".to_owned()));
     }
 
     #[test]
