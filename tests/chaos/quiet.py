@@ -97,17 +97,18 @@ def _requests(tenant: str, number: int) -> Iterator[Sent]:
 def judged(sent: Sent, response: Response) -> str:
     """How a request was answered. It starts with `WRONG` where the response is not the request's."""
     head = response.head
-    region = head.header("x-aoai-backend")
-    if region is not None and head.values(SEEN) != [sent.mark]:
+    region, seen = head.header("x-aoai-backend"), head.values(SEEN)
+    if seen not in ([sent.mark], []):
         return f"{WRONG}the response to another request"
     if response.status == 200:
         try:
-            right = content(sent, response.body) == f"answer from {region}"
+            right = bool(seen) and content(sent, response.body) == f"answer from {region}"
         except (AssertionError, ValueError, KeyError, IndexError):
             right = False
         return SERVED if right else f"{WRONG}not what the region sent"
-    explained = EXPLAINED.get((str(region), response.status))
-    return explained or f"{response.status} {_reason(response)} from {region or 'the gateway'}"
+    explained = EXPLAINED.get((str(region), response.status)) if seen else None
+    source = region if seen else "the gateway"
+    return explained or f"{response.status} {_reason(response)} from {source}"
 
 
 def _reason(response: Response) -> str:
