@@ -198,18 +198,21 @@ impl PoolRequest {
     }
 
     /// What its caller is told when no backend has served it: that it was throttled before that backends
-    /// failed, and that before that they are misconfigured.
+    /// failed, and that before that they are misconfigured. What keeps it from the others counts too.
     pub fn exhausted(&self, host: &dyn Host, now: SystemTime) -> Reply {
         let wait = self.soonest(host, now);
         let Met { throttling, failure, misconfiguration, .. } = self.met;
         match misconfiguration {
             _ if throttling => RoutingError::AllThrottled { wait }.into(),
             Some(diagnosis) if !failure => {
-                let reply = Reply::misconfigured(diagnosis);
                 let states = self.gateway.states(host, now);
-                match self.plan.model.has_ready(&states.get(), self.asker(), now) {
-                    true => reply.retry_after(SHORTEST_WAIT),
-                    false => reply,
+                let (model, states, asker) = (&self.plan.model, states.get(), self.asker());
+                if model.has_ready(&states, asker, now) {
+                    return Reply::misconfigured(diagnosis).retry_after(SHORTEST_WAIT);
+                }
+                match model.exhausted(&states, asker, now) {
+                    RoutingError::AllMisconfigured { .. } => Reply::misconfigured(diagnosis),
+                    others => others.into(),
                 }
             }
             _ => Reply::no_response().retry_after(wait),

@@ -211,6 +211,21 @@ fn a_request_that_was_throttled_or_failed_elsewhere_is_told_that() {
 }
 
 #[test]
+fn a_request_that_others_are_not_asked_for_is_told_why() {
+    let (process, worker) = started();
+    for region in ["aa", "bb"] {
+        process.script(region, [Reaction::throttled("90000")]);
+    }
+    assert_eq!(worker.ask(&by_url("m")), "200 cc 3");
+    process.script("cc", [role()]);
+    let call = worker.call(&by_url("m"));
+    assert_eq!(call.told(), "429 cc 1 all_backends_throttled");
+    assert_eq!(call.response_header("x-should-retry"), None);
+    let wait: u64 = call.response_header("retry-after").unwrap().parse().unwrap();
+    assert!((90..=99).contains(&wait), "the time of those that will serve: {wait}");
+}
+
+#[test]
 fn a_caller_may_retry_where_a_backend_is_left() {
     let mut document = document();
     document["backends"]
