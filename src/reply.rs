@@ -34,6 +34,8 @@ pub enum Reason {
     UnknownOperation,
     /// A request that names no model, two, or one that cannot be read.
     MissingModel,
+    /// A body that cannot be read, and has to be although the URL names the model.
+    UnreadableBody,
     /// Envoy holds the body back that the filter waits for.
     BodyNotDelivered,
     /// No token in time.
@@ -69,7 +71,7 @@ pub struct Reply {
 
 impl Reason {
     /// All of them, in the order of the public table.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::MissingKey,
         Self::UnknownKey,
         Self::ConflictingKeys,
@@ -79,6 +81,7 @@ impl Reason {
         Self::UnknownModel,
         Self::UnknownOperation,
         Self::MissingModel,
+        Self::UnreadableBody,
         Self::BodyNotDelivered,
         Self::TokenUnavailable,
         Self::TokenRefused,
@@ -102,6 +105,7 @@ impl Reason {
             Self::UnknownModel => ("unknown_model", 404, "DeploymentNotFound"),
             Self::UnknownOperation => ("unknown_operation", 404, "404"),
             Self::MissingModel => ("missing_model", 400, "400"),
+            Self::UnreadableBody => ("unreadable_body", 400, "400"),
             Self::BodyNotDelivered => ("body_not_delivered", 500, "500"),
             Self::TokenUnavailable => ("token_unavailable", 503, "503"),
             Self::TokenRefused => ("token_refused", 503, "503"),
@@ -253,6 +257,15 @@ impl From<RequestError> for Reply {
                 };
                 unreadable(error, advice)
             }
+            RequestError::Unchecked(BodyError::DataSources) => data_sources_not_granted(),
+            RequestError::UncheckedKind(error) => {
+                unchecked(error, match error {
+                    BodyKindError::RepeatedContentType => "Send one content-type",
+                    BodyKindError::Encoded => "Send the body uncompressed",
+                    BodyKindError::Format(_) => "Send JSON in UTF-8",
+                })
+            }
+            RequestError::Unchecked(error) => unchecked(error, "Send one JSON object in UTF-8"),
             RequestError::Body(error) => {
                 let advice = match error {
                     BodyError::Unreadable | BodyError::Incomplete => {
@@ -264,6 +277,7 @@ impl From<RequestError> for Reply {
                     }
                     BodyError::TwoModels => "Send exactly one field \"model\", in lower case",
                     BodyError::NotAString => "Send the model's name as a string",
+                    BodyError::DataSources => return data_sources_not_granted(),
                 };
                 unreadable(error, advice)
             }
@@ -373,6 +387,20 @@ fn unreadable(error: impl std::fmt::Display, advice: &str) -> Reply {
     Reason::MissingModel.because(format!("The model cannot be determined: {error}. {advice}."))
 }
 
+fn data_sources_not_granted() -> Reply {
+    Reason::OperationNotAllowed.because(
+        "This subscription is not granted \"resources\", which the body's field data_sources needs: the Azure \
+         resource reads the data with its own identity. Leave the field out, or ask the operator of this \
+         gateway to add \"resources\" to the subscription's operations.",
+    )
+}
+
+fn unchecked(error: impl std::fmt::Display, advice: &str) -> Reply {
+    Reason::UnreadableBody.because(format!(
+        "The body cannot be checked for data_sources, which the subscription is not granted: {error}. {advice}."
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,6 +420,7 @@ mod tests {
                 ("unknown_model", 404, "DeploymentNotFound"),
                 ("unknown_operation", 404, "404"),
                 ("missing_model", 400, "400"),
+                ("unreadable_body", 400, "400"),
                 ("body_not_delivered", 500, "500"),
                 ("token_unavailable", 503, "503"),
                 ("token_refused", 503, "503"),

@@ -9,14 +9,27 @@ use crate::request::operation::Class;
 impl Subscription {
     /// Whether it is granted operations of this class.
     pub fn check_operation(&self, class: Class) -> Result<(), AccessError> {
-        let (granted, grant) = match class {
-            Class::Inference => (self.operations.inference, "inference"),
-            Class::Resources => (self.operations.resources, "resources"),
-        };
-        if granted {
+        if self.is_granted(class) {
             return Ok(());
         }
+        let grant = match class {
+            Class::Inference => "inference",
+            Class::Resources => "resources",
+        };
         Err(AccessError::OperationNotGranted { id: self.id.clone(), grant })
+    }
+
+    /// Whether its requests may have data sources, which are read with the resource's own identity: as what
+    /// is stored on the resource.
+    pub fn may_use_data_sources(&self) -> bool {
+        self.is_granted(Class::Resources)
+    }
+
+    fn is_granted(&self, class: Class) -> bool {
+        match class {
+            Class::Inference => self.operations.inference,
+            Class::Resources => self.operations.resources,
+        }
     }
 
     /// The model of this name, if there is one and this subscription may use it.

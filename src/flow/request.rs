@@ -24,7 +24,7 @@ use crate::config::{Affinity, Config, Model, Subscription};
 use crate::identity::IdentityError;
 use crate::reply::{retry_after_headers, Reason, Reply};
 use crate::request::body::edit::{BodyEdit, ModelInBody};
-use crate::request::body::{BodyError, ModelReader};
+use crate::request::body::{BodyError, BodyReader};
 use crate::request::head::Head;
 use crate::request::operation::{ModelSource, Operation};
 use crate::request::path::{without_keys, ModelInUrl, Query, Target, WrittenPath};
@@ -111,7 +111,7 @@ pub enum Event {
 /// A request whose body has not named the model yet.
 #[derive(Debug)]
 pub struct AwaitingModel {
-    reader: ModelReader,
+    reader: BodyReader,
     admitted: Admitted,
     requirement: ModelRequirement,
     /// Those of its headers by which a model may have an affinity.
@@ -135,6 +135,7 @@ enum ModelRequirement {
 struct Admitted {
     subscription: Arc<Subscription>,
     is_stateful: bool,
+    refuses_data_sources: bool,
     path: WrittenPath,
     content_length: Option<u64>,
 }
@@ -156,8 +157,8 @@ struct Routed {
     /// Where its body names the model, if it does.
     model: Option<ModelInBody>,
     content_length: Option<u64>,
-    /// Reads on, where the body has named the model.
-    rest: Option<DuplicateModelCheck>,
+    /// Reads on, where the body can still be refused.
+    rest: Option<BodyCheck>,
 }
 
 /// What the host holds of a body.
@@ -175,13 +176,16 @@ impl HeldBody {
     }
 }
 
-/// Reads the rest of a body whose model is known, so that no second one follows.
+/// Reads the rest of a body whose model is known, so that no second one follows and nothing that the
+/// subscription may not use.
 #[derive(Debug)]
-struct DuplicateModelCheck {
-    reader: ModelReader,
+struct BodyCheck {
+    reader: BodyReader,
     /// How many bytes have come.
     received: u64,
     content_length: Option<u64>,
+    /// What an error of the reader is.
+    error: fn(BodyError) -> RequestError,
 }
 
 /// A request that was forwarded.
@@ -189,7 +193,7 @@ struct DuplicateModelCheck {
 pub struct Forwarded {
     backend: String,
     upstream: Upstream,
-    rest: Option<DuplicateModelCheck>,
+    rest: Option<BodyCheck>,
     response: Response,
     /// Whether its outcome is in the metrics.
     is_counted: bool,
@@ -396,6 +400,7 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
     let operation = operation.ok_or(RequestError::UnknownOperation)?;
     subscription.check_operation(operation.class)?;
     let admitted = Admitted {
+        refuses_data_sources: operation.takes_data_sources && !subscription.may_use_data_sources(),
         subscription: Arc::clone(subscription),
         is_stateful: operation.is_stateful,
         path,
@@ -419,7 +424,11 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
     let model = admitted.subscription.model(&ctx.gateway.config, &name)?;
     let value = model.affinity.as_ref().and_then(Affinity::header);
     let value = value.and_then(|name| head.value(name));
-    let routed = admitted.route(ctx, model, value, body, None)?;
+    let check = match admitted.refuses_data_sources && !ended {
+        true => Some(BodyCheck::of_data_sources(head)?),
+        false => None,
+    };
+    let routed = admitted.route(ctx, model, value, body, None, check)?;
     routed.forward(ctx, changes, body)
 }
 
@@ -455,8 +464,12 @@ fn await_model(
     let config = &ctx.gateway.config;
     let fields = config.affinities.iter().filter_map(Affinity::field);
     let check_at = ctx.now() + BODY_CHECK;
+    let mut reader = head.body_format().map_err(RequestError::from)?.reader(fields);
+    if admitted.refuses_data_sources {
+        reader = reader.refusing_data_sources();
+    }
     let state = AwaitingModel {
-        reader: head.body_format().map_err(RequestError::from)?.reader(fields),
+        reader,
         admitted,
         requirement,
         affinities: affinity_headers(config, head),
@@ -496,7 +509,7 @@ impl AwaitingModel {
                 _ if !is_complete => Ok((RequestFlow::AwaitingModel(self), Then::Pause(None))),
                 ModelRequirement::Required => Err(RequestError::from(BodyError::NoModel).into()),
                 ModelRequirement::Optional => {
-                    let rest = DuplicateModelCheck::new(self.reader, size, &self.admitted);
+                    let rest = BodyCheck::new(self.reader, size, &self.admitted);
                     self.admitted.into_default(Some(rest)).forward(ctx, changes, body)
                 }
             };
@@ -524,9 +537,9 @@ impl AwaitingModel {
             _ => None,
         };
         let place = ModelInBody { at: field.at, syntax: self.reader.syntax() };
-        let rest = DuplicateModelCheck::new(self.reader, size, &self.admitted);
-        let named = Some((place, rest));
-        let routed = self.admitted.route(ctx, model, value.as_deref(), body, named)?;
+        let rest = BodyCheck::new(self.reader, size, &self.admitted);
+        let value = value.as_deref();
+        let routed = self.admitted.route(ctx, model, value, body, Some(place), Some(rest))?;
         routed.forward(ctx, changes, body)
     }
 
@@ -551,7 +564,7 @@ impl AwaitingModel {
 
 impl Admitted {
     /// To the backend that keeps what the subscription has stored.
-    fn into_default(self, rest: Option<DuplicateModelCheck>) -> Routed {
+    fn into_default(self, rest: Option<BodyCheck>) -> Routed {
         Routed {
             destination: Destination::Default(Arc::clone(&self.subscription.default_backend)),
             subscription: self.subscription,
@@ -569,11 +582,12 @@ impl Admitted {
         model: &Arc<Model>,
         affinity: Option<&[u8]>,
         body: HeldBody,
-        named: Option<(ModelInBody, DuplicateModelCheck)>,
+        place: Option<ModelInBody>,
+        rest: Option<BodyCheck>,
     ) -> Result<Routed, Reply> {
         let now = ctx.now();
         let states = ctx.gateway.states(ctx.host, now);
-        let Self { subscription, is_stateful, path, content_length } = self;
+        let Self { subscription, is_stateful, path, content_length, .. } = self;
         let asker =
             Asker { subscription: &subscription.id, is_whole: body.is_whole(content_length) };
         let destination = Destination::of(
@@ -585,7 +599,6 @@ impl Admitted {
             &states.get(),
             now,
         )?;
-        let (place, rest) = named.unzip();
         Ok(Routed { subscription, destination, path, model: place, content_length, rest })
     }
 }
@@ -603,7 +616,7 @@ impl AwaitingToken {
             rest.read(&ctx.host.request_body(self.body.size, size), ended)?;
         }
         self.body = HeldBody { size, ended };
-        if self.routed.rest.as_ref().is_some_and(DuplicateModelCheck::is_undecided) {
+        if self.routed.rest.as_ref().is_some_and(BodyCheck::is_undecided) {
             let wake_up = Then::Pause(Some(ctx.now() + TOKEN_POLL));
             return Ok((RequestFlow::AwaitingToken(self), wake_up));
         }
@@ -781,20 +794,36 @@ fn register(
     Ok(ctx.requests.register(ctx.id, request))
 }
 
-impl DuplicateModelCheck {
+impl BodyCheck {
     /// For a body of which so much was read already.
-    fn new(reader: ModelReader, received: usize, admitted: &Admitted) -> Self {
-        Self { reader, received: received as u64, content_length: admitted.content_length }
+    fn new(reader: BodyReader, received: usize, admitted: &Admitted) -> Self {
+        Self {
+            reader,
+            received: received as u64,
+            content_length: admitted.content_length,
+            error: RequestError::Body,
+        }
+    }
+
+    /// For a body whose model is known from the URL.
+    fn of_data_sources(head: &Head<'_>) -> Result<Self, RequestError> {
+        head.check_json().map_err(RequestError::UncheckedKind)?;
+        Ok(Self {
+            reader: BodyReader::of_data_sources(),
+            received: 0,
+            content_length: head.content_length,
+            error: RequestError::Unchecked,
+        })
     }
 
     /// Reads the next piece of the body. After an error the body must not be completed towards the
     /// backend: a body is judged before the piece that completes it is forwarded, be that the last one or
     /// the one that reaches its length.
     fn read(&mut self, piece: &[u8], ended: bool) -> Result<(), RequestError> {
-        self.reader.push(piece)?;
+        self.reader.push(piece).map_err(self.error)?;
         self.received = self.received.saturating_add(piece.len() as u64);
         if ended || self.is_whole() {
-            self.reader.finish()?;
+            self.reader.finish().map_err(self.error)?;
         }
         Ok(())
     }

@@ -30,4 +30,10 @@ pub enum RequestError {
     /// The model of its body cannot be determined.
     #[error(transparent)]
     Body(#[from] BodyError),
+    /// Its head does not let its body be read as JSON, in which there must be no data sources.
+    #[error(transparent)]
+    UncheckedKind(BodyKindError),
+    /// Its body is no JSON in which it can be seen that there are no data sources.
+    #[error(transparent)]
+    Unchecked(BodyError),
 }

@@ -118,15 +118,30 @@ impl<'a> Head<'a> {
 
     /// How the body is to be read, where the model stands in it.
     pub fn body_format(&self) -> Result<BodyFormat, BodyKindError> {
-        match self.content_encoding {
-            Field::Absent => {}
-            Field::Once(value) if value.eq_ignore_ascii_case(b"identity") => {}
-            Field::Once(_) | Field::Repeated => return Err(BodyKindError::Encoded),
-        }
+        self.check_encoding()?;
         match self.content_type {
             Field::Absent => Ok(BodyFormat::Json),
             Field::Once(value) => Ok(BodyFormat::of_content_type(value)?),
             Field::Repeated => Err(BodyKindError::RepeatedContentType),
+        }
+    }
+
+    /// Whether the body can be read as JSON, where it can be nothing else. Its type is not looked at, but
+    /// for the character encoding: clients send JSON under all types, and backends may not look at it either.
+    pub fn check_json(&self) -> Result<(), BodyKindError> {
+        self.check_encoding()?;
+        match self.content_type {
+            Field::Absent => Ok(()),
+            Field::Once(value) => Ok(BodyFormat::check_charset(value)?),
+            Field::Repeated => Err(BodyKindError::RepeatedContentType),
+        }
+    }
+
+    fn check_encoding(&self) -> Result<(), BodyKindError> {
+        match self.content_encoding {
+            Field::Absent => Ok(()),
+            Field::Once(value) if value.eq_ignore_ascii_case(b"identity") => Ok(()),
+            Field::Once(_) | Field::Repeated => Err(BodyKindError::Encoded),
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Operation {
     pub model: ModelSource,
     /// Whether it makes or needs something that only one Azure resource has.
     pub is_stateful: bool,
+    /// Whether its body can have `data_sources` (On Your Data): what the resource's own identity reads.
+    pub takes_data_sources: bool,
 }
 
 /// The segment that holds the deployment in `/openai/deployments/{name}/…`.
@@ -66,8 +68,12 @@ impl Operation {
             ["openai", "deployments", _, operation @ ..] => {
                 let is_inference = method == "POST" && is_stateless(operation);
                 let class = if is_inference { Class::Inference } else { Class::Resources };
-                let model = ModelSource::Segment(DEPLOYMENT);
-                Some(Self { class, model, is_stateful: !is_inference })
+                Some(Self {
+                    class,
+                    model: ModelSource::Segment(DEPLOYMENT),
+                    is_stateful: !is_inference,
+                    takes_data_sources: is_inference && is_chat(operation),
+                })
             }
             ["openai", "v1", operation @ ..] | ["openai", operation @ ..] => {
                 Some(Self::beside_deployments(method, operation, query))
@@ -90,7 +96,8 @@ impl Operation {
         };
         // A response is stored unless the request contains `store: false`, and the next one may refer to it.
         let is_stateful = class == Resources || is_of_responses(operation);
-        Self { class, model, is_stateful }
+        let takes_data_sources = class == Inference && is_chat(operation);
+        Self { class, model, is_stateful, takes_data_sources }
     }
 }
 
@@ -109,6 +116,12 @@ fn realtime(query: Query<'_>) -> (Class, ModelSource) {
 /// Creating a response, and what takes the same body: all go where the response before is stored.
 fn is_of_responses(operation: &[&str]) -> bool {
     matches!(operation, ["responses"] | ["responses", "compact" | "input_tokens"])
+}
+
+/// Since api-version 2024-02-15-preview; before, On Your Data had a path of its own
+/// (`extensions/chat/completions`), which is [`Class::Resources`].
+fn is_chat(operation: &[&str]) -> bool {
+    matches!(operation, ["chat", "completions"])
 }
 
 /// Creating one of these leaves nothing behind on the resource.
@@ -170,6 +183,28 @@ mod tests {
                 Some(stays),
                 "{method} {path}"
             );
+        }
+    }
+
+    #[test]
+    fn only_what_creates_a_chat_completion_can_have_data_sources() {
+        let rows = [
+            ("POST", "/openai/v1/chat/completions", true),
+            ("POST", "/openai/chat/completions", true),
+            ("POST", "/openai/deployments/m/chat/completions", true),
+            ("POST", "/OpenAI/Deployments/m/Chat/Completions", true),
+            ("GET", "/openai/v1/chat/completions", false),
+            ("POST", "/openai/v1/chat/completions/c_1", false),
+            ("POST", "/openai/deployments/m/completions", false),
+            ("POST", "/openai/deployments/m/embeddings", false),
+            ("POST", "/openai/v1/responses", false),
+            // Not inference, and granted by its path.
+            ("POST", "/openai/deployments/m/extensions/chat/completions", false),
+        ];
+        for (method, path, expected) in rows {
+            let target = Target::parse(path.as_bytes()).unwrap();
+            let operation = Operation::find(method, target.segments(), target.query()).unwrap();
+            assert_eq!(operation.takes_data_sources, expected, "{method} {path}");
         }
     }
 

@@ -19,6 +19,8 @@ from e2e.wire import Closed, Connection, request
 
 KEY = "key-of-the-team"
 TEAM = ("api-key", KEY)
+PLAIN_KEY = "key-without-the-grant-for-resources"
+PLAIN = ("api-key", PLAIN_KEY)
 LONG = b"a-deployment-whose-name-is-much-longer-than-that-of-the-model"
 PATH = "/openai/v1/chat/completions"
 MIB = 1024 * 1024  # also what the gateway buffers of a body
@@ -29,7 +31,8 @@ def document(azure: AzureSim, **more: Any) -> Dict[str, Any]:
     east, sweden = azure.resources["eastus"], azure.resources["sweden"]
     return config.config(
         subscriptions=[config.subscription(
-            "team", key=KEY, models=["same", "longer", "much-shorter"], operations=["*"])],
+            "team", key=KEY, models=["same", "longer", "much-shorter"], operations=["*"]),
+            config.subscription("plain", key=PLAIN_KEY)],
         backends=[config.backend(east), config.backend(sweden)],
         models=[
             config.model("same", east),
@@ -124,17 +127,17 @@ def test_only_the_models_value_is_changed(gateway: Gateway, azure: AzureSim, bod
     assert response.status == 200
 
 
-def framed(framing: str, *pieces: bytes, kind: Tuple[str, str] = JSON, path: str = PATH
-           ) -> List[bytes]:
+def framed(framing: str, *pieces: bytes, kind: Tuple[str, str] = JSON, path: str = PATH,
+           key: Tuple[str, str] = TEAM) -> List[bytes]:
     """A request in parts, one for each piece of the body, by either way to say where it ends."""
     if framing == "chunked":
-        head = request("POST", path, [TEAM, kind, ("transfer-encoding", "chunked")])
+        head = request("POST", path, [key, kind, ("transfer-encoding", "chunked")])
         *parts, end = chunked(*pieces)
         parts[0] = head + parts[0]
         parts[-1] += end
         return parts
     length = sum(len(piece) for piece in pieces)
-    head = request("POST", path, [TEAM, kind, ("content-length", str(length))])
+    head = request("POST", path, [key, kind, ("content-length", str(length))])
     return [head + pieces[0], *pieces[1:]]
 
 
@@ -455,6 +458,37 @@ def test_an_upload_of_10_mib_streams_through_where_the_url_names_the_model(
     seen = arrived_at(azure, "eastus")
     assert seen.target == dated(LONG.decode(), "audio/transcriptions")
     assert seen.body == body
+
+
+# On Your Data
+
+@pytest.mark.parametrize("framing", ["content-length", "chunked"])
+@pytest.mark.parametrize("end", [b'"}],"data_sources":[]}', b'"}],"data\\u005fsources":[]}'])
+def test_data_sources_far_behind_keep_the_backend_from_a_complete_request(
+        gateway: Gateway, azure: AzureSim, end: bytes, framing: str) -> None:
+    start = b'{"messages":[{"role":"user","content":"' + b"x" * 3 * MIB
+    first, second = framed(framing, start, end, path=dated("longer"), key=PLAIN)
+    with gateway.connect() as connection:
+        connection.send(first)
+        is_on_its_way(azure, MIB)
+        own_answer(connection.exchange(second), "operation_not_allowed", hidden=[PLAIN_KEY])
+    assert_never_completed(azure)
+    with gateway.connect() as connection:
+        connection.send(*framed(framing, start, end, path=dated("longer")))
+        assert connection.read_response().status == 200, "with the grant"
+
+
+@pytest.mark.parametrize("framing", ["content-length", "chunked"])
+def test_a_chat_of_3_mib_streams_through_while_data_sources_are_looked_for(
+        gateway: Gateway, azure: AzureSim, framing: str) -> None:
+    body = b'{"messages":[{"role":"user","content":"' + b"x" * 3 * MIB + b'"}]}'
+    first, second = framed(framing, body[:2 * MIB], body[2 * MIB:], path=dated("longer"), key=PLAIN)
+    with gateway.connect() as connection:
+        connection.send(first)
+        is_on_its_way(azure, MIB)
+        connection.send(second)
+        assert connection.read_response().status == 200
+    assert arrived_at(azure, "eastus").body == body
 
 
 # Forms

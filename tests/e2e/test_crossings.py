@@ -24,21 +24,28 @@ from e2e.wire import Connection, Head, request
 # The most crossings of a request that is served at its first attempt, and of one more piece of a
 # response. Source: issue 7, "Fewer crossings".
 URL_NAMES_THE_MODEL = 20
+# The same, and the body is read: a call, and the allocation within it.
+CHAT_BODY_IS_READ = 22
 BODY_NAMES_THE_MODEL = 24
 IN_A_POOL = 40
 STREAMED_EVENT = 2
 
 LISTENER = "aoai"
 KEY = "aoai_crossings_key"
+GRANTED_KEY = "aoai_crossings_granted_key"
 MODEL = "gpt-4o"
 REGIONS = ("eastus", "sweden", "france")
 HEADERS = [("api-key", KEY), ("content-type", "application/json")]
-URL_NAMED = request("POST", f"/openai/deployments/{MODEL}/chat/completions?api-version=2024-10-21",
-                    HEADERS, b'{"messages":[{"role":"user","content":"hi"}]}')
+CHAT = f"/openai/deployments/{MODEL}/chat/completions?api-version=2024-10-21"
+MESSAGES = b'{"messages":[{"role":"user","content":"hi"}]}'
+URL_NAMED = request("POST", CHAT, HEADERS, MESSAGES)
+URL_NAMED_AND_GRANTED = request("POST", CHAT, [("api-key", GRANTED_KEY), *HEADERS[1:]], MESSAGES)
+EMBEDDINGS = request("POST", f"/openai/deployments/{MODEL}/embeddings?api-version=2024-10-21",
+                     HEADERS, b'{"input":"hi"}')
 BODY_NAMED = request("POST", "/openai/v1/chat/completions", HEADERS,
                      b'{"messages":[{"role":"user","content":"hi"}],"model":"gpt-4o"}')
-STREAMED = request("POST", f"/openai/deployments/{MODEL}/chat/completions?api-version=2024-10-21",
-                   HEADERS, b'{"messages":[{"role":"user","content":"hi"}],"stream":true}')
+STREAMED = request("POST", CHAT, HEADERS,
+                   b'{"messages":[{"role":"user","content":"hi"}],"stream":true}')
 
 # `[time][thread][trace][wasm] [file] [host->vm] name(arguments)`; a return has `[host<-vm]`.
 _LINE = re.compile(r"^\[[^\]]*\]\[(?P<thread>\d+)\]\[trace\]\[wasm\] \[[^\]]*\] "
@@ -77,8 +84,15 @@ def pool(azure: AzureSim) -> Iterator[Envoy]:
         yield envoy
 
 
-def test_a_request_whose_url_names_the_model(single: Envoy) -> None:
-    _assert_at_most(URL_NAMES_THE_MODEL, _of_a_request(single, URL_NAMED))
+@pytest.mark.parametrize("raw", [EMBEDDINGS, URL_NAMED_AND_GRANTED], ids=["embeddings", "chat"])
+def test_a_request_whose_url_names_the_model(single: Envoy, raw: bytes) -> None:
+    crossings = _of_a_request(single, raw)
+    _assert_at_most(URL_NAMES_THE_MODEL, crossings)
+    assert "proxy_get_buffer_bytes" not in _listed(crossings), "its body is not read"
+
+
+def test_a_chat_of_a_subscription_without_the_grant_for_data_sources(single: Envoy) -> None:
+    _assert_at_most(CHAT_BODY_IS_READ, _of_a_request(single, URL_NAMED))
 
 
 def test_a_request_whose_body_names_the_model(single: Envoy) -> None:
@@ -106,7 +120,8 @@ def _gateway(azure: AzureSim, *regions: str) -> Iterator[Envoy]:
             region, host=f"contoso-{region}.openai.azure.com", deployments={MODEL: MODEL})
         for region in regions]
     document = config.config(
-        subscriptions=[config.subscription("team", key=KEY)],
+        subscriptions=[config.subscription("team", key=KEY),
+                       config.subscription("granted", key=GRANTED_KEY, operations=["*"])],
         backends=[config.backend(resource) for resource in resources],
         models=[config.model(MODEL, *resources)])
     rendered = bootstrap(document, "--identity", f"127.0.0.1:{azure.identity.port}",

@@ -12,6 +12,7 @@
 mod admission;
 mod affinity;
 mod attempts;
+mod data_sources;
 mod failover;
 mod host;
 mod inspection;

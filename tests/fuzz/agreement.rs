@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use aoai_filter::base::header::KEY_PARAMETERS;
-use aoai_filter::request::body::{BodyError, BodyFormat, ModelField, ModelReader};
+use aoai_filter::request::body::{BodyError, BodyFormat, BodyReader, ModelField};
 use aoai_filter::request::path::Target;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -23,7 +23,7 @@ const SHORT_KEY: usize = 15;
 /// A field that is kept beside the model.
 const OTHER: &str = "user";
 
-fn reader(format: &BodyFormat) -> ModelReader {
+fn reader(format: &BodyFormat) -> BodyReader {
     format.reader(std::iter::once(OTHER))
 }
 

@@ -1,6 +1,6 @@
 //! Bodies of requests: the model in JSON and in forms, and content types.
 
-use aoai_filter::request::body::BodyFormat;
+use aoai_filter::request::body::{BodyFormat, BodyReader};
 use proptest::prelude::*;
 
 use crate::agreement::{self, name};
@@ -11,6 +11,7 @@ const JSON: &[&str] = &[
     r#"{"messages":[{"role":"user","content":"hi"}],"model":"gpt-4o","stream":true,"user":"u-\u00e91"}"#,
     r#"{"model":"gpt-4o","input":["a","b"],"metadata":{"model":"x"},"temperature":1.5e-3}"#,
     r#"{"\u006dodel" : "gpt\u002d4o", "tools": [{"function":{"parameters":{"a":[[],{}]}}}]}"#,
+    r#"{"messages":[],"data_sources":[{"type":"azure_search"}],"data\u005fsources":{"dataSources":null}}"#,
     "{}",
 ];
 const FORMS: &[&str] = &[
@@ -34,6 +35,21 @@ proptest! {
     #[test]
     fn the_model_of_json(body in like(JSON), cuts in cuts()) {
         agreement::json(&body, &pieces(&body, &cuts));
+    }
+
+    #[test]
+    fn data_sources_in_json(body in like(JSON), cuts in cuts()) {
+        let read = |pieces: &[&[u8]]| {
+            let mut reader = BodyReader::of_data_sources();
+            pieces.iter().try_for_each(|piece| reader.push(piece))?;
+            reader.finish()
+        };
+        let found = read(&[&body]);
+        prop_assert_eq!(read(&pieces(&body, &cuts)), found, "cuts make no difference");
+        if let Ok(parsed) = serde_json::from_slice::<serde_json::Value>(&body) {
+            let has_them = ["data_sources", "dataSources"].iter().any(|name| parsed.get(name).is_some());
+            prop_assert!(!has_them || found.is_err(), "{found:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The top-level `model` of a JSON document, and other fields that are wanted, found while the document
-//! arrives.
+//! The top-level `model` of a JSON document, and other fields that are wanted or refused, found while the
+//! document arrives.
 //!
 //! The top level is read strictly (RFC 8259); what is nested is skipped, with an eye only on strings
 //! and brackets and on bytes that JSON does not have outside strings. So no comment, quote or second
@@ -8,7 +8,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::model::{begins_like_model, is_model, BodyError, ModelField, LONGEST_VALUE};
+use super::model::{
+    begins_like_data_sources, begins_like_model, is_data_sources, is_model, BodyError, ModelField,
+    LONGEST_VALUE,
+};
 use super::skip::{self, Skipped};
 use crate::base::json::Node;
 
@@ -26,6 +29,9 @@ pub struct JsonReader {
     model: Option<ModelField>,
     /// Other fields by name, with their texts as soon as those are known. Of several the first counts.
     wanted: Vec<(&'static str, Option<String>)>,
+    /// Whether `model` is a field like any other.
+    ignores_model: bool,
+    refuses_data_sources: bool,
 }
 
 /// Which field of the document a key names.
@@ -78,6 +84,15 @@ enum Kept {
 impl JsonReader {
     pub(super) fn new(wanted: impl Iterator<Item = &'static str>) -> Self {
         Self { wanted: wanted.map(|name| (name, None)).collect(), ..Self::default() }
+    }
+
+    /// Of a document whose model does not matter.
+    pub(super) fn without_model() -> Self {
+        Self { ignores_model: true, ..Self::default() }
+    }
+
+    pub(super) fn refuse_data_sources(&mut self) {
+        self.refuses_data_sources = true;
     }
 
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), BodyError> {
@@ -210,7 +225,7 @@ impl JsonReader {
                     match kept {
                         Kept::Key => {
                             beginning.extend_from_slice(here);
-                            check_long_key(&beginning)?;
+                            self.check_long_key(&beginning)?;
                         }
                         Kept::Value { field, .. } => self.found(field, None, position..position)?,
                     }
@@ -269,11 +284,27 @@ impl JsonReader {
 
     fn field(&self, key: &[u8]) -> Result<Field, BodyError> {
         let name = decode(key).ok_or(BodyError::Unreadable)?;
-        if is_model(&name)? {
+        if self.refuses_data_sources && is_data_sources(&name) {
+            return Err(BodyError::DataSources);
+        }
+        if !self.ignores_model && is_model(&name)? {
             return if self.model.is_some() { Err(BodyError::TwoModels) } else { Ok(Field::Model) };
         }
         let new = self.wanted.iter().position(|(wanted, text)| *wanted == name && text.is_none());
         Ok(new.map_or(Field::Other, Field::Wanted))
+    }
+
+    /// Looks at the beginning of a key that is too long to be wanted, without its quote: with enough white
+    /// space around it, `model` is that long too.
+    pub(super) fn check_long_key(&self, beginning: &[u8]) -> Result<(), BodyError> {
+        let text = beginning_of(beginning).ok_or(BodyError::Unreadable)?;
+        if self.refuses_data_sources && begins_like_data_sources(&text) {
+            return Err(BodyError::DataSources);
+        }
+        if !self.ignores_model && begins_like_model(&text) {
+            return Err(BodyError::TwoModels);
+        }
+        Ok(())
     }
 
     /// Keeps what a field is: this text at this place, or nothing of use.
@@ -304,18 +335,11 @@ fn is_scalar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
 }
 
-/// Looks at the beginning of a key that is too long to be wanted, without its quote: with enough white space
-/// around it, `model` is that long too.
-pub(super) fn check_long_key(beginning: &[u8]) -> Result<(), BodyError> {
+/// The text of a key that is cut off after these bytes, without its quote.
+fn beginning_of(key: &[u8]) -> Option<Cow<'_, str>> {
     // It may end within an escape, the longest of which is that of a surrogate pair, or a character.
-    let ends = (0.."\\ud83d\\ude00".len()).map_while(|cut| beginning.len().checked_sub(cut));
-    let mut whole = ends.filter_map(|end| beginning.get(..end).and_then(decode));
-    let text = whole.next().ok_or(BodyError::Unreadable)?;
-    if begins_like_model(&text) {
-        Err(BodyError::TwoModels)
-    } else {
-        Ok(())
-    }
+    let ends = (0.."\\ud83d\\ude00".len()).map_while(|cut| key.len().checked_sub(cut));
+    ends.filter_map(|end| key.get(..end).and_then(decode)).next()
 }
 
 /// The text of a string, whose bytes are given without quotes, unless it is no valid JSON string.

@@ -1,4 +1,5 @@
-//! Finding the model in a request's body, and the value of its affinity, while the body arrives.
+//! Finding the model in a request's body, the value of its affinity, and data sources that may be refused,
+//! while the body arrives.
 //!
 //! A reader gets the body in whatever pieces it comes, and returns where the model's value is as soon as
 //! it has been read, so that the body can be forwarded from there. It continues reading after that: two
@@ -48,7 +49,7 @@ pub enum FormatError {
 
 /// Reads a body as it arrives.
 #[derive(Debug)]
-pub enum ModelReader {
+pub enum BodyReader {
     /// See [`BodyFormat::Json`].
     Json(JsonReader),
     /// See [`BodyFormat::Multipart`].
@@ -75,31 +76,61 @@ impl BodyFormat {
         {
             return Err(FormatError::Unsupported);
         }
-        let is_utf8 = |charset: &str| {
-            let charset = charset.trim().trim_matches('"');
-            charset.eq_ignore_ascii_case("utf-8") || charset.eq_ignore_ascii_case("us-ascii")
-        };
-        let foreign = parameters.split(';').filter_map(|parameter| parameter.split_once('=')).any(
-            |(name, charset)| name.trim().eq_ignore_ascii_case("charset") && !is_utf8(charset),
-        );
-        if foreign {
+        if has_foreign_charset(parameters) {
             return Err(FormatError::Charset);
         }
         Ok(Self::Json)
     }
 
+    /// Whether a body is in UTF-8 if it is JSON, which it may be whatever its content type says.
+    pub fn check_charset(content_type: &[u8]) -> Result<(), FormatError> {
+        let value = String::from_utf8_lossy(content_type);
+        match value.split_once(';') {
+            Some((_, parameters)) if has_foreign_charset(parameters) => Err(FormatError::Charset),
+            _ => Ok(()),
+        }
+    }
+
     /// A reader for such a body, which also keeps the texts of these fields of JSON.
-    pub fn reader(&self, wanted: impl Iterator<Item = &'static str>) -> ModelReader {
+    pub fn reader(&self, wanted: impl Iterator<Item = &'static str>) -> BodyReader {
         match self {
-            Self::Json => ModelReader::Json(JsonReader::new(wanted)),
+            Self::Json => BodyReader::Json(JsonReader::new(wanted)),
             Self::Multipart { boundary } => {
-                ModelReader::Multipart(Box::new(MultipartReader::new(boundary)))
+                BodyReader::Multipart(Box::new(MultipartReader::new(boundary)))
             }
         }
     }
 }
 
-impl ModelReader {
+/// Whether the parameters of a content type name an encoding in which ASCII is not itself, or may not be.
+fn has_foreign_charset(parameters: &str) -> bool {
+    let is_utf8 = |charset: &str| {
+        let charset = charset.trim().trim_matches('"');
+        ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
+    };
+    parameters
+        .split(';')
+        .filter_map(|parameter| parameter.split_once('='))
+        .any(|(name, charset)| name.trim().eq_ignore_ascii_case("charset") && !is_utf8(charset))
+}
+
+impl BodyReader {
+    /// A reader for JSON that names no model, or one that does not matter, and in which `data_sources` is
+    /// an error.
+    pub fn of_data_sources() -> Self {
+        Self::Json(JsonReader::without_model()).refusing_data_sources()
+    }
+
+    /// A reader to which `data_sources` is an error, whatever its value.
+    #[must_use]
+    pub fn refusing_data_sources(mut self) -> Self {
+        match &mut self {
+            Self::Json(reader) => reader.refuse_data_sources(),
+            Self::Multipart(reader) => reader.refuse_data_sources(),
+        }
+        self
+    }
+
     /// Reads the next piece. After an error the reader is not to be used again.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), BodyError> {
         match self {
@@ -109,7 +140,7 @@ impl ModelReader {
     }
 
     /// Ends the body. A body without a model is complete here too: see
-    /// [`ModelReader::model`].
+    /// [`BodyReader::model`].
     pub fn finish(&self) -> Result<(), BodyError> {
         match self {
             Self::Json(reader) => reader.finish(),

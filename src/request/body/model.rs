@@ -1,4 +1,4 @@
-//! The model that a body names, and why it cannot be determined.
+//! The fields of a body that decide what becomes of it: the model, and data sources.
 
 use std::ops::Range;
 
@@ -37,6 +37,9 @@ pub enum BodyError {
     /// The value is not a text, or far too long.
     #[error("the body's model is not a string")]
     NotAString,
+    /// There are data sources, and the reader refuses them.
+    #[error("the body has data_sources")]
+    DataSources,
 }
 
 /// Whether a decoded field name is the model's. A name in another case or with spaces around it is
@@ -55,4 +58,25 @@ pub(super) fn is_model(name: &str) -> Result<bool, BodyError> {
 pub(super) fn begins_like_model(beginning: &str) -> bool {
     let begun = beginning.trim();
     FIELD.get(..begun.len()).is_some_and(|start| start.eq_ignore_ascii_case(begun))
+}
+
+/// Whether a decoded field name is `data_sources` (On Your Data), or `dataSources` as in previews before
+/// 2024-02-15, or may be one of them to a lenient parser: in any case, with other separators or spaces.
+pub(super) fn is_data_sources(name: &str) -> bool {
+    letters(name).eq(DATA_SOURCES.chars())
+}
+
+/// Whether a name that begins with this text may be that.
+pub(super) fn begins_like_data_sources(beginning: &str) -> bool {
+    let mut wanted = DATA_SOURCES.chars();
+    letters(beginning).all(|letter| wanted.next() == Some(letter))
+}
+
+const DATA_SOURCES: &str = "DATASOURCES";
+
+/// What a lenient parser may look at of a name. Upper case, because parsers that fold case take U+017F for
+/// an s.
+fn letters(name: &str) -> impl Iterator<Item = char> + '_ {
+    let is_letter = |c: &char| !matches!(c, '_' | '-') && !c.is_whitespace();
+    name.chars().filter(is_letter).flat_map(char::to_uppercase)
 }

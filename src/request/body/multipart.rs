@@ -6,7 +6,7 @@
 
 use memchr::{memchr2, memmem};
 
-use super::model::{is_model, BodyError, ModelField, LONGEST_VALUE};
+use super::model::{is_data_sources, is_model, BodyError, ModelField, LONGEST_VALUE};
 
 /// The longest header section of a part; browsers and SDKs write two short lines.
 const LONGEST_HEADERS: usize = 4096;
@@ -33,6 +33,7 @@ pub struct MultipartReader {
     /// How many bytes of the body are decided.
     offset: usize,
     model: Option<ModelField>,
+    refuses_data_sources: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,12 @@ impl MultipartReader {
             pending: Vec::new(),
             offset: 0,
             model: None,
+            refuses_data_sources: false,
         }
+    }
+
+    pub(super) fn refuse_data_sources(&mut self) {
+        self.refuses_data_sources = true;
     }
 
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), BodyError> {
@@ -162,6 +168,9 @@ impl MultipartReader {
         }
         let headers = rest.get(..length).unwrap_or_default();
         let part = part_name(headers).ok_or(BodyError::Unreadable)?;
+        if self.refuses_data_sources && is_data_sources(part.name) {
+            return Err(BodyError::DataSources);
+        }
         let state = if is_model(part.name)? {
             if self.model.is_some() {
                 return Err(BodyError::TwoModels);

@@ -201,6 +201,94 @@ fn the_texts_of_other_fields_of_json() {
     }
 }
 
+/// What a reader that refuses data sources makes of a body, which must be the same in pieces of every size.
+fn check_sources(
+    name: &str,
+    reader: impl Fn() -> BodyReader,
+    body: &[u8],
+    expected: Result<(), BodyError>,
+) {
+    for size in [1, 2, 3, 7, 16, body.len().max(1)] {
+        let mut reader = reader();
+        let found = body
+            .chunks(size)
+            .try_for_each(|piece| reader.push(piece))
+            .and_then(|()| reader.finish());
+        assert_eq!(found, expected, "{name}, in pieces of {size}");
+    }
+}
+
+#[test]
+fn data_sources_are_refused_at_the_top_level_of_json() {
+    use BodyError::*;
+    let long = |a: &str, b: &str| format!("{{\"{a}{}{b}\":[]}}", "_".repeat(150));
+    let rows: &[(&str, &str, Result<(), BodyError>)] = &[
+        ("none", r#"{"messages":[],"stream":true}"#, Ok(())),
+        ("one", r#"{"data_sources":[{"type":"azure_search"}]}"#, Err(DataSources)),
+        ("an empty list", r#"{"data_sources":[]}"#, Err(DataSources)),
+        ("null", r#"{"data_sources":null}"#, Err(DataSources)),
+        ("last", r#"{"messages":[{"x":1}],"stream":true , "data_sources" : {}}"#, Err(DataSources)),
+        ("as in previews", r#"{"dataSources":[]}"#, Err(DataSources)),
+        ("escaped", r#"{"data\u005fsources":[]}"#, Err(DataSources)),
+        (
+            "wholly escaped",
+            r#"{"\u0064\u0061\u0074\u0061\u005F\u0073\u006f\u0075\u0072\u0063\u0065\u0073":[]}"#,
+            Err(DataSources),
+        ),
+        ("in another case", r#"{"DATA_Sources":[]}"#, Err(DataSources)),
+        ("with other separators", r#"{" data-sources\t":[]}"#, Err(DataSources)),
+        ("with much in it", &long("data", "sources"), Err(DataSources)),
+        ("another long name", &long("database", "sources"), Ok(())),
+        ("with letters that fold to others", "{\"data_\u{17f}ource\u{17f}\":[]}", Err(DataSources)),
+        (
+            "nested ones do not count",
+            r#"{"a":{"data_sources":[]},"b":[{"data_sources":1}]}"#,
+            Ok(()),
+        ),
+        ("in a string", r#"{"a":"\"data_sources\":[]","b":"data_sources"}"#, Ok(())),
+        ("other names", r#"{"data_source":1,"xdata_sources":2,"data_sources2":3}"#, Ok(())),
+        ("cut", r#"{"messages":["#, Err(Incomplete)),
+        ("empty", "", Err(Incomplete)),
+        ("comment", r#"{"a":1/*","data_sources":[]*/}"#, Err(Unreadable)),
+        ("single quotes", "{'data_sources':[]}", Err(Unreadable)),
+        ("a form", "data_sources=x", Err(Unreadable)),
+        ("a second document", r#"{}{"data_sources":[]}"#, Err(Unreadable)),
+        ("UTF-16", "{\0\"\0d\0", Err(Unreadable)),
+        ("byte order mark", "\u{feff}{\"data_sources\":[]}", Err(Unreadable)),
+    ];
+    for (name, body, expected) in rows {
+        check_sources(name, BodyReader::of_data_sources, body.as_bytes(), *expected);
+        let with_model = || BodyFormat::Json.reader(std::iter::empty()).refusing_data_sources();
+        check_sources(name, with_model, body.as_bytes(), *expected);
+        let refused = *expected == Err(DataSources);
+        let lenient = || BodyFormat::Json.reader(std::iter::empty());
+        check_sources(name, lenient, body.as_bytes(), if refused { Ok(()) } else { *expected });
+    }
+}
+
+#[test]
+fn a_model_does_not_matter_to_a_reader_of_data_sources() {
+    for body in [r#"{"model":1,"Model":"x"}"#, r#"{"model":"a","model":"b"}"#] {
+        check_sources(body, BodyReader::of_data_sources, body.as_bytes(), Ok(()));
+    }
+}
+
+#[test]
+fn data_sources_are_refused_as_a_part_of_a_form() {
+    let form = BodyFormat::Multipart { boundary: "b".to_owned() };
+    for (field, expected) in [
+        ("data_sources", Err(BodyError::DataSources)),
+        ("DataSources", Err(BodyError::DataSources)),
+        ("data", Ok(())),
+    ] {
+        let body =
+            format!("--b\r\nContent-Disposition: form-data; name={field}\r\n\r\n[]\r\n--b--");
+        let reader = || form.reader(std::iter::empty());
+        check_sources(field, || reader().refusing_data_sources(), body.as_bytes(), expected);
+        check_sources(field, reader, body.as_bytes(), Ok(()));
+    }
+}
+
 #[test]
 fn the_model_of_a_form() {
     use BodyError::*;
@@ -282,6 +370,7 @@ fn the_format_follows_from_the_content_type() {
         ("application/json", Ok(BodyFormat::Json)),
         ("application/json; charset=utf-8", Ok(BodyFormat::Json)),
         ("application/json; charset=\"UTF-8\"", Ok(BodyFormat::Json)),
+        ("application/json; charset=utf8", Ok(BodyFormat::Json)),
         ("text/plain", Ok(BodyFormat::Json)),
         ("", Ok(BodyFormat::Json)),
         ("application/json; charset=utf-16", Err(Charset)),
@@ -305,6 +394,18 @@ fn the_format_follows_from_the_content_type() {
     ];
     for (value, expected) in rows {
         assert_eq!(BodyFormat::of_content_type(value.as_bytes()), expected, "{value}");
+    }
+    for (value, expected) in [
+        ("application/json", Ok(())),
+        ("application/json; charset=utf8", Ok(())),
+        ("text/plain;charset=UTF-8", Ok(())),
+        ("application/x-www-form-urlencoded", Ok(())),
+        ("multipart/form-data", Ok(())),
+        ("application/json; charset=utf-16", Err(Charset)),
+        ("multipart/form-data; boundary=b; charset=utf-7", Err(Charset)),
+        ("application/json, text/plain; charset=\"utf-7\"", Err(Charset)),
+    ] {
+        assert_eq!(BodyFormat::check_charset(value.as_bytes()), expected, "{value}");
     }
     let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
     assert_eq!(BodyFormat::of_content_type(long.as_bytes()), Err(Boundary));

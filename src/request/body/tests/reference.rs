@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::json::{check_long_key, LONGEST_KEY};
+use super::super::json::{JsonReader, LONGEST_KEY};
 use super::super::model::{is_model, BodyError, ModelField, LONGEST_VALUE};
 use crate::config::Node;
 
@@ -112,7 +112,7 @@ impl Reference {
             (State::InKey(mut text), byte) => {
                 let ended = text.add(byte, LONGEST_KEY)?;
                 if text.too_long {
-                    check_long_key(&text.raw[1..])?;
+                    JsonReader::default().check_long_key(&text.raw[1..])?;
                 }
                 match ended {
                     Ended::NotYet => State::InKey(text),
