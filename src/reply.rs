@@ -1,7 +1,10 @@
-//! Local replies: the one table from an error of any room to what the caller gets.
+//! Local replies: the one table from an error of any room to what the caller gets, and the lists of
+//! [`models`].
 //!
 //! A message says what to do next and repeats nothing that the caller sent, so that it cannot repeat
 //! a key.
+
+pub mod models;
 
 use std::time::Duration;
 
@@ -67,6 +70,23 @@ pub struct Reply {
     pub retry_after: Option<Duration>,
     /// The name of the operator's mistake, where one is the reason.
     pub diagnosis: Option<String>,
+}
+
+/// A response that the filter itself gives, as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalResponse {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: String,
+}
+
+impl From<Reply> for LocalResponse {
+    fn from(reply: Reply) -> Self {
+        Self { status: reply.reason.status(), headers: reply.headers(), body: reply.body() }
+    }
 }
 
 impl Reason {

@@ -54,14 +54,19 @@ impl Subscription {
         }
     }
 
+    /// The names of the models that it may use, in order.
+    pub fn model_names<'c>(&'c self, config: &'c Config) -> Vec<&'c str> {
+        match &self.models {
+            ModelScope::All => config.models.keys().map(String::as_str).collect(),
+            ModelScope::Only(names) => names.iter().map(String::as_str).collect(),
+        }
+    }
+
     /// The first of its models, for a message.
     fn allowed_models(&self, config: &Config) -> String {
         /// More would be no help.
         const SHOWN: usize = 10;
-        let names: Vec<&str> = match &self.models {
-            ModelScope::All => config.models.keys().map(String::as_str).collect(),
-            ModelScope::Only(names) => names.iter().map(String::as_str).collect(),
-        };
+        let names = self.model_names(config);
         let shown: Vec<&str> = names.iter().take(SHOWN).copied().collect();
         let more = if names.len() > SHOWN { ", …" } else { "" };
         shown.join(", ") + more

@@ -116,7 +116,7 @@ impl AttemptFlow {
                     }
                     Err(reply) => {
                         host.add(Counter::Replied(reply.reason), 1);
-                        (Self::Ended, Then::Reply(reply))
+                        (Self::Ended, Then::Reply(reply.into()))
                     }
                 }
             }

@@ -22,6 +22,8 @@ pub enum Counter<'a> {
     },
     /// Requests that got a local reply.
     Replied(Reason),
+    /// Requests for models, which the configuration answered.
+    ModelsListed,
     /// Attempts at the backends of pools.
     Attempt {
         /// The backend's name.

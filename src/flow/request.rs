@@ -22,11 +22,11 @@ use crate::base::header::{
 };
 use crate::config::{Affinity, Config, Model, Subscription};
 use crate::identity::IdentityError;
-use crate::reply::{retry_after_headers, Reason, Reply};
+use crate::reply::{models, retry_after_headers, Reason, Reply};
 use crate::request::body::edit::{BodyEdit, ModelInBody};
 use crate::request::body::{BodyError, BodyReader};
 use crate::request::head::Head;
-use crate::request::operation::{ModelSource, Operation};
+use crate::request::operation::{Listing, ModelSource, Operation};
 use crate::request::path::{without_keys, ModelInUrl, Query, Target, WrittenPath};
 use crate::request::RequestError;
 use crate::routing::cooldown::{Claim, Evidence, Outcome};
@@ -255,7 +255,7 @@ impl RequestFlow {
                     ctx.host.add(Counter::Replied(reply.reason), 1);
                 }
                 let next = if was_forwarded { Self::Replied } else { Self::Ended };
-                (next, Step { message, changes, then: Then::Reply(reply) })
+                (next, Step { message, changes, then: Then::Reply(reply.into()) })
             }
         }
     }
@@ -399,6 +399,9 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
     let subscription = subscription?;
     let operation = operation.ok_or(RequestError::UnknownOperation)?;
     subscription.check_operation(operation.class)?;
+    if let Some(listing) = operation.listing {
+        return list_models(ctx, subscription, listing, &target);
+    }
     let admitted = Admitted {
         refuses_data_sources: operation.takes_data_sources && !subscription.may_use_data_sources(),
         subscription: Arc::clone(subscription),
@@ -430,6 +433,25 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
     };
     let routed = admitted.route(ctx, model, value, body, None, check)?;
     routed.forward(ctx, changes, body)
+}
+
+/// Answers with models that the subscription may use.
+fn list_models(
+    ctx: &Context<'_>,
+    subscription: &Subscription,
+    Listing { form, model }: Listing,
+    target: &Target<'_>,
+) -> Transition {
+    let config = &ctx.gateway.config;
+    let response = match model {
+        None => models::list(form, &subscription.model_names(config)),
+        Some(at) => {
+            let name = target.segments().get(at).map_or("", Cow::as_ref);
+            models::one(form, &subscription.model(config, name)?.name)
+        }
+    };
+    ctx.host.add(Counter::ModelsListed, 1);
+    Ok((RequestFlow::Ended, Then::Reply(response)))
 }
 
 impl ModelSource {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::SystemTime;
 
-use crate::reply::Reply;
+use crate::reply::LocalResponse;
 use crate::request::body::edit::BodyEdit;
 
 /// What becomes of the message at hand.
@@ -34,7 +34,7 @@ pub enum Then {
     /// It waits: for its next piece, or for a wake-up at this time, whichever comes first.
     Pause(Option<SystemTime>),
     /// The caller gets a local reply, and nothing more is done with the message.
-    Reply(Reply),
+    Reply(LocalResponse),
 }
 
 /// Changes of a message.

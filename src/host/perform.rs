@@ -5,7 +5,7 @@ use proxy_wasm::types::{BufferType, MapType};
 
 use super::envoy::POOL_REFERENCE;
 use crate::flow::step::{Changes, HeaderChange, Message};
-use crate::reply::Reply;
+use crate::reply::LocalResponse;
 use crate::request::body::edit::BodyEdit;
 
 /// Changes the message at hand. Its head must still be held where headers change: the SDK panics
@@ -50,10 +50,8 @@ fn edit_body(body: BufferType, edit: &BodyEdit) {
 }
 
 /// Sends a local reply.
-pub(super) fn reply(reply: &Reply) {
-    let headers = reply.headers();
+pub(super) fn reply(reply: &LocalResponse) {
+    let LocalResponse { status, headers, body } = reply;
     let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let body = reply.body();
-    let status = u32::from(reply.reason.status());
-    let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+    let _ = hostcalls::send_http_response(u32::from(*status), headers, Some(body.as_bytes()));
 }

@@ -27,7 +27,7 @@ impl RequestContext {
             return worker.advance(self.id, &self.flow, event);
         }
         if matches!(event, Event::Head { .. }) {
-            perform::reply(&unconfigured());
+            perform::reply(&unconfigured().into());
         }
         match event {
             Event::ResponseHead { .. } | Event::ResponseBody { .. } | Event::ResponseTrailers => {

@@ -33,6 +33,24 @@ pub enum ModelSource {
     Nowhere,
 }
 
+/// A request for what there is to know of models. The configuration answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listing {
+    /// In which form.
+    pub form: ModelForm,
+    /// The segment of the path with the one model that is asked for; `None` for all.
+    pub model: Option<usize>,
+}
+
+/// How the data plane describes a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelForm {
+    /// As OpenAI does, in v1.
+    V1,
+    /// Azure's own, in dated versions.
+    Dated,
+}
+
 /// An operation of the data plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operation {
@@ -44,6 +62,8 @@ pub struct Operation {
     pub is_stateful: bool,
     /// Whether its body can have `data_sources` (On Your Data): what the resource's own identity reads.
     pub takes_data_sources: bool,
+    /// What it asks for, where it asks for models.
+    pub listing: Option<Listing>,
 }
 
 /// The segment that holds the deployment in `/openai/deployments/{name}/…`.
@@ -73,10 +93,12 @@ impl Operation {
                     model: ModelSource::Segment(DEPLOYMENT),
                     is_stateful: !is_inference,
                     takes_data_sources: is_inference && is_chat(operation),
+                    listing: None,
                 })
             }
             ["openai", "v1", operation @ ..] | ["openai", operation @ ..] => {
-                Some(Self::beside_deployments(method, operation, query))
+                let listing = Listing::find(method, &path);
+                Some(Self { listing, ..Self::beside_deployments(method, operation, query) })
             }
             _ => None,
         }
@@ -97,7 +119,20 @@ impl Operation {
         // A response is stored unless the request contains `store: false`, and the next one may refer to it.
         let is_stateful = class == Resources || is_of_responses(operation);
         let takes_data_sources = class == Inference && is_chat(operation);
-        Self { class, model, is_stateful, takes_data_sources }
+        Self { class, model, is_stateful, takes_data_sources, listing: None }
+    }
+}
+
+impl Listing {
+    fn find(method: &str, path: &[&str]) -> Option<Self> {
+        let (form, model) = match (method, path) {
+            ("GET", ["openai", "v1", "models"]) => (ModelForm::V1, None),
+            ("GET", ["openai", "v1", "models", _]) => (ModelForm::V1, Some(3)),
+            ("GET", ["openai", "models"]) => (ModelForm::Dated, None),
+            ("GET", ["openai", "models", _]) => (ModelForm::Dated, Some(2)),
+            _ => return None,
+        };
+        Some(Self { form, model })
     }
 }
 
@@ -183,6 +218,27 @@ mod tests {
                 Some(stays),
                 "{method} {path}"
             );
+        }
+    }
+
+    #[test]
+    fn only_what_reads_models_is_a_listing() {
+        let listing = |form, model| Some(Listing { form, model });
+        let rows = [
+            ("GET", "/openai/v1/models", listing(ModelForm::V1, None)),
+            ("GET", "/OpenAI/V1/Models/GPT", listing(ModelForm::V1, Some(3))),
+            ("GET", "/openai/models?api-version=2024-10-21", listing(ModelForm::Dated, None)),
+            ("GET", "/openai/models/m", listing(ModelForm::Dated, Some(2))),
+            ("HEAD", "/openai/v1/models", None),
+            ("DELETE", "/openai/v1/models/m", None),
+            ("GET", "/openai/v1/models/m/x", None),
+            ("GET", "/openai/deployments/models", None),
+            ("POST", "/openai/models", None),
+        ];
+        for (method, path, expected) in rows {
+            let target = Target::parse(path.as_bytes()).unwrap();
+            let operation = Operation::find(method, target.segments(), target.query()).unwrap();
+            assert_eq!(operation.listing, expected, "{method} {path}");
         }
     }
 

@@ -20,6 +20,9 @@ impl Counter<'_> {
             Self::Replied(reason) => {
                 write(&["aoai_requests_total.outcome.", reason.name(), ".backend.none"]);
             }
+            Self::ModelsListed => {
+                write(&["aoai_requests_total.outcome.models_listed.backend.none"]);
+            }
             Self::Attempt { backend, result } => {
                 write(&["aoai_attempts_total.backend.", backend, ".result.", result.name()]);
             }
@@ -40,6 +43,7 @@ impl Counter<'_> {
         for reason in Reason::ALL {
             define(Counter::Replied(reason));
         }
+        define(Counter::ModelsListed);
         define(Counter::Retries);
         define(Counter::Abandoned { backend: None });
         for backend in config.backends.iter().map(|backend| backend.name.as_str()) {
@@ -151,6 +155,7 @@ mod tests {
                 Counter::Diagnosis { backend, diagnosis: &BACKENDS[0] },
                 "aoai_diagnoses_total.backend.eastus.diagnosis.regional_endpoint",
             ),
+            (Counter::ModelsListed, "aoai_requests_total.outcome.models_listed.backend.none"),
             (Counter::Retries, "aoai_retries_total"),
             (Counter::Cooldowns { backend }, "aoai_cooldowns_total.backend.eastus"),
         ];

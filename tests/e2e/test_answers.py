@@ -18,8 +18,10 @@ from e2e.identity import FETCHES, closed_gate
 from e2e.wire import Connection, Head
 
 KEY, SUSPENDED, EARLY, LATE = "key-of-search", "key-suspended", "key-early", "key-late"
-KEYS = (KEY, SUSPENDED, EARLY, LATE, "not-a-key-of-anybody")
+FULL = "key-with-all-grants"
+KEYS = (KEY, SUSPENDED, EARLY, LATE, FULL, "not-a-key-of-anybody")
 TEAM = ("api-key", KEY)
+FILES = get("/openai/v1/files", ("api-key", FULL))
 CONTENT = b'{"model":"gpt-4o","messages":[]}'
 
 
@@ -28,6 +30,7 @@ def document(azure: AzureSim, **more: Any) -> Dict[str, Any]:
     return config.config(
         subscriptions=[
             config.subscription("search", key=KEY, models=["gpt-4o"]),
+            config.subscription("operators", key=FULL, models=["gpt-4o"], operations=["*"]),
             config.subscription("old", key=SUSPENDED, state="suspended"),
             config.subscription("next-year", key=EARLY, not_before="2999-01-01T00:00:00Z"),
             config.subscription("last-year", key=LATE, expires_at="2001-01-01T00:00:00Z"),
@@ -197,7 +200,7 @@ def test_where_envoy_holds_bodies_back_a_refused_request_is_answered_all_the_sam
 
 SERVED_WITHOUT_A_BODY = {
     "model in the path": chat("gpt-4o", TEAM),
-    "no model": get("/openai/v1/models", TEAM),
+    "no model": FILES,
 }
 
 
@@ -236,7 +239,7 @@ def test_without_a_token_nothing_leaves_and_the_answer_says_when_to_come_back(
             if reason == "token_refused":
                 gateway.envoy.wait_for_stat(FETCHES + "refused")
             # Nothing but `token_wait` ends the wait for an endpoint that does not answer.
-            for call in (chat("gpt-4o", TEAM), v1(CONTENT, TEAM), get("/openai/v1/models", TEAM)):
+            for call in (chat("gpt-4o", TEAM), v1(CONTENT, TEAM), FILES):
                 response = send(gateway, call)
                 own_answer(response, reason, hidden=KEYS)
                 if reason == "token_unavailable":
@@ -253,12 +256,11 @@ def test_an_answer_for_want_of_a_token_leaves_the_connection_usable(workers: int
         gate = closed_gate(sim)
         with_resource(sim)
         with Gateway(document(sim, token_wait="500ms"), sim, workers=workers) as gateway:
-            call = get("/openai/v1/models", TEAM)
             with gateway.connect() as connection:
-                own_answer(connection.exchange(call.raw()), "token_unavailable", hidden=KEYS)
+                own_answer(connection.exchange(FILES.raw()), "token_unavailable", hidden=KEYS)
                 gate.open()
                 gateway.envoy.wait_for_stat(FETCHES + "success")
-                served(connection, call)
+                served(connection, FILES)
 
 
 def assert_comes_back_within(head: Head, most: int) -> None:

@@ -88,6 +88,19 @@ def test_streaming_chat_with_usage(client: openai.OpenAI) -> None:
     assert chunks[-1].usage is not None and chunks[-1].usage.total_tokens == 14
 
 
+def test_the_models_of_the_subscription_are_listed(client: openai.OpenAI, resource: Resource
+                                                   ) -> None:
+    models = list(client.models.list())
+    assert [model.id for model in models] == sorted(name for name in MODELS if name != "secret")
+    assert {model.object for model in models} == {"model"}
+    assert client.models.retrieve("gpt-4o").id == "gpt-4o"
+    with pytest.raises(openai.PermissionDeniedError):
+        client.models.retrieve("secret")
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nothing")
+    assert resource.requests == []
+
+
 def test_embeddings(client: openai.OpenAI) -> None:
     vectors = client.embeddings.create(model="embed", input=["a", "b"])
     assert [one.embedding for one in vectors.data] == [[0.5, -0.25]] * 2

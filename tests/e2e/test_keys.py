@@ -27,7 +27,7 @@ def document(azure: AzureSim) -> Dict[str, Any]:
     east = azure.resources["eastus"]
     return config.config(
         subscriptions=[
-            config.subscription("search", key=[KEY, SECONDARY]),
+            config.subscription("search", key=[KEY, SECONDARY], operations=["*"]),
             config.subscription("other", key=OTHER),
             config.subscription("odd", key=[SPACED, PUNCTUATED]),
             config.subscription("foreign", key=FOREIGN),
@@ -146,8 +146,8 @@ ELSEWHERE = {
     "body-named": v1(b'{"model":"gpt-4o","messages":[]}', ("authorization", f"Bearer {KEY}")),
     "body-named, key in the query": Call(
         f"/openai/v1/chat/completions?api-key={KEY}", [JSON], b'{"model":"gpt-4o","messages":[]}'),
-    "no model": get("/openai/v1/models", ("ocp-apim-subscription-key", KEY)),
-    "no model, key in the query": get(f"/openai/v1/models?subscription-key={KEY}"),
+    "no model": get("/openai/v1/files", ("ocp-apim-subscription-key", KEY)),
+    "no model, key in the query": get(f"/openai/v1/files?subscription-key={KEY}"),
 }
 
 

@@ -175,9 +175,7 @@ def test_a_realtime_session_runs_both_ways(gateway: Gateway, azure: AzureSim, ta
 
 # Operations that name no model, by method and path; with what Azure answers.
 WITHOUT_A_MODEL: List[Tuple[str, str, bytes, int]] = [
-    ("GET", f"/openai/models?{API_VERSION}", b"", 200),
-    ("GET", "/openai/v1/models", b"", 200),
-    ("GET", "/openai/v1/models/absent", b"", 404),
+    ("DELETE", "/openai/v1/models/absent", b"", 404),
     ("GET", "/openai/v1/files", b"", 200),
     ("GET", f"/openai/files?{API_VERSION}", b"", 200),
     ("DELETE", "/openai/v1/files/assistant-1", b"", 404),
@@ -252,15 +250,13 @@ CALLS = {
     "chat, dated": chat("mini"),
     "chat, v1": v1(b'{"messages":[],"model":"mini"}'),
     "creating a response": v1(b'{"input":"a","model":"mini"}', operation="responses"),
-    "listing models": get("/openai/v1/models"),
     "listing files": get("/openai/v1/files"),
     "reading a response": get("/openai/v1/responses/resp_1"),
     "an operation of tomorrow": get("/openai/v1/new/thing"),
     "a deployment's operation of tomorrow": Call(dated("mini", "new/thing"), [], b"{}"),
     "reading a deployment": get(f"/openai/deployments/mini?{API_VERSION}"),
 }
-IS_INFERENCE = {name for name in CALLS if name.split()[0] in ("chat,", "creating")} | {
-    "listing models"}
+IS_INFERENCE = {name for name in CALLS if name.split()[0] in ("chat,", "creating")}
 
 
 @pytest.mark.parametrize("subscription, classes", [
@@ -347,7 +343,7 @@ ENVOYS = {"x-forwarded-proto"}
 @pytest.mark.parametrize("call, also", [
     (chat("mini"), ["content-type", "content-length"]),
     (v1(b'{"messages":[],"model":"mini"}'), ["content-type", "content-length"]),
-    (get("/openai/v1/models"), [])], ids=["model in the path", "model in the body", "no model"])
+    (get("/openai/v1/files"), [])], ids=["model in the path", "model in the body", "no model"])
 def test_unknown_headers_pass_and_none_is_added(
         gateway: Gateway, azure: AzureSim, call: Call, also: List[str]) -> None:
     send(gateway, Call(call.target, [key(MINIS), *SENT, *call.headers], call.body, call.method))
@@ -375,9 +371,9 @@ QUERY = "api-version=2024-10-21&&a=%41%2f+&b&=c&%zz=%&d=e=f&d=;/?@:,'"
 
 @pytest.mark.parametrize("target, arrives", [
     (dated("gpt-4o", query=QUERY), dated(DEPLOYMENT, query=QUERY)),
-    (f"/openai/v1/models?{QUERY}", f"/openai/v1/models?{QUERY}"),
-    ("/openai/v1/models?", "/openai/v1/models?"),
-    ("/openai/v1/models/a%20b", "/openai/v1/models/a%20b"),
+    (f"/openai/v1/files?{QUERY}", f"/openai/v1/files?{QUERY}"),
+    ("/openai/v1/files?", "/openai/v1/files?"),
+    ("/openai/v1/files/a%20b", "/openai/v1/files/a%20b"),
 ], ids=["model in the path", "no model", "an empty query", "an encoded segment"])
 def test_unknown_query_parameters_pass_byte_for_byte(
         gateway: Gateway, azure: AzureSim, target: str, arrives: str) -> None:

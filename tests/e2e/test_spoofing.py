@@ -13,8 +13,8 @@ from e2e.calls import (API_VERSION, JSON, MESSAGES, Call, Pairs, arrived_at, cha
 from e2e.gateway import Gateway
 from e2e.wire import Head
 
-KEY, FULL = "key-of-the-team", "key-of-operators"
-TEAM = ("api-key", KEY)
+KEY, INFERENCE_KEY = "key-of-the-team", "key-for-inference-alone"
+TEAM, INFERENCE = ("api-key", KEY), ("api-key", INFERENCE_KEY)
 TOKEN_PATH = ("/metadata/identity/oauth2/token?api-version=2018-02-01"
               "&resource=https%3A%2F%2Fcognitiveservices.azure.com")
 
@@ -34,8 +34,8 @@ def gateway(cloud: AzureSim, start_gateway: Callable[..., Gateway]) -> Gateway:
     east, sweden = cloud.resources["eastus"], cloud.resources["sweden"]
     return warm(start_gateway(config.config(
         subscriptions=[
-            config.subscription("team", key=KEY, models=["allowed"]),
-            config.subscription("operators", key=FULL, models=["allowed"], operations=["*"]),
+            config.subscription("team", key=KEY, models=["allowed"], operations=["*"]),
+            config.subscription("inference", key=INFERENCE_KEY, models=["allowed"]),
         ],
         backends=[config.backend(east), config.backend(sweden)],
         models=[config.model("allowed", config.route(east, deployment="dep-a")),
@@ -54,7 +54,7 @@ KINDS: Dict[str, Tuple[Callable[[Pairs], Call], int, str]] = {
     "model in the query": (
         lambda more: get("/openai/v1/realtime?model=allowed", *UPGRADE, *more), 101,
         "/openai/v1/realtime?model=dep-a"),
-    "no model": (lambda more: get("/openai/v1/models", *more), 200, "/openai/v1/models"),
+    "no model": (lambda more: get("/openai/v1/files", *more), 200, "/openai/v1/files"),
 }
 
 SPOOFS: Dict[str, Pairs] = {
@@ -132,7 +132,8 @@ OUTSIDE = {
     "a model out of scope in the body": (
         v1(b'{"model":"secret"}', ("x-aoai-cluster", "aoai_sweden"), TEAM), "model_not_allowed"),
     "an operation out of scope": (
-        get("/openai/v1/files", ("x-aoai-cluster", "aoai_sweden"), TEAM), "operation_not_allowed"),
+        get("/openai/v1/files", ("x-aoai-cluster", "aoai_sweden"), INFERENCE),
+        "operation_not_allowed"),
     "no model at all": (v1(b"{}", ("x-aoai-cluster", "aoai_sweden"), TEAM), "missing_model"),
 }
 
@@ -280,7 +281,7 @@ PATHS: Dict[str, Tuple[str, Union[str, Tuple[str]]]] = {
 }
 
 
-@pytest.mark.parametrize("key", [KEY, FULL], ids=["inference", "all operations"])
+@pytest.mark.parametrize("key", [INFERENCE_KEY, KEY], ids=["inference", "all operations"])
 @pytest.mark.parametrize("sent, becomes", PATHS.values(), ids=PATHS.keys())
 def test_the_model_that_is_authorised_is_the_one_that_is_asked_for(
         gateway: Gateway, azure: AzureSim, key: str, sent: str,
@@ -352,4 +353,4 @@ UNKNOWN_PATHS: List[str] = [
 @pytest.mark.parametrize("target", UNKNOWN_PATHS)
 def test_a_path_nobody_has_looked_at_is_not_inference(
         gateway: Gateway, azure: AzureSim, target: str) -> None:
-    refused(gateway, azure, Call(target, [TEAM, JSON], MESSAGES), "operation_not_allowed")
+    refused(gateway, azure, Call(target, [INFERENCE, JSON], MESSAGES), "operation_not_allowed")

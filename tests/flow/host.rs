@@ -23,7 +23,7 @@ use aoai_filter::flow::request::{Event, RequestFlow};
 use aoai_filter::flow::step::{Changes, HeaderChange, Message, Step, Then};
 use aoai_filter::flow::tokens::SHORTEST_TICK;
 use aoai_filter::identity::{CalloutResponse, Request as IdentityRequest};
-use aoai_filter::reply::Reply;
+use aoai_filter::reply::LocalResponse;
 
 /// What the route removes from every response, and what it allows of retries.
 const REMOVED: [&str; 6] = [
@@ -689,12 +689,10 @@ struct Attempt {
 }
 
 /// A local reply's head, as Envoy sends it.
-fn headers_of(reply: &Reply) -> Headers {
-    let own = [
-        (":status", reply.reason.status().to_string()),
-        ("content-length", reply.body().len().to_string()),
-    ];
-    let headers = own.into_iter().chain(reply.headers());
+fn headers_of(reply: &LocalResponse) -> Headers {
+    let own =
+        [(":status", reply.status.to_string()), ("content-length", reply.body.len().to_string())];
+    let headers = own.into_iter().chain(reply.headers.iter().cloned());
     headers.map(|(name, value)| (name.to_owned(), value.into())).collect()
 }
 
@@ -903,7 +901,7 @@ impl Call {
     }
 
     /// A local reply of the gateway stage, which comes back as a response.
-    fn reply(self: &Rc<Self>, reply: &Reply) {
+    fn reply(self: &Rc<Self>, reply: &LocalResponse) {
         self.end_attempt();
         let headers = headers_of(reply);
         let mut sent = headers.clone();
@@ -925,8 +923,8 @@ impl Call {
         self.end_with(headers, reply);
     }
 
-    fn end_with(self: &Rc<Self>, headers: Headers, reply: &Reply) {
-        let body = reply.body().into_bytes();
+    fn end_with(self: &Rc<Self>, headers: Headers, reply: &LocalResponse) {
+        let body = reply.body.clone().into_bytes();
         self.stream.borrow_mut().response = Some(Caller { headers, body, is_complete: true });
         self.delete();
     }
@@ -1054,10 +1052,9 @@ impl Call {
                 let backend = self.stream.borrow().attempt.as_ref().expect("begun").arrived.clone();
                 self.worker.process.arrived.borrow_mut().retain(|one| !Rc::ptr_eq(one, &backend));
                 let name = backend.borrow().backend.clone();
-                let mut response =
-                    Response::new(reply.reason.status()).piece(reply.body().as_bytes());
-                for (name, value) in reply.headers() {
-                    response = response.header(name, &value);
+                let mut response = Response::new(reply.status).piece(reply.body.as_bytes());
+                for (name, value) in &reply.headers {
+                    response = response.header(name, value);
                 }
                 self.end_attempt();
                 self.route_response(&mut response, &name);

@@ -17,6 +17,7 @@ mod failover;
 mod host;
 mod inspection;
 mod misconfigured;
+mod models;
 mod refused_bodies;
 mod regions;
 mod replacement;
