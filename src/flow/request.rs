@@ -1068,6 +1068,11 @@ fn pool_response(ctx: &Context<'_>, changes: &mut Changes, request: &mut PoolReq
         LastAttempt::None | LastAttempt::Pending { .. } => {
             host.response_code_details().unwrap_or_default()
         }
+        // It may have been given up for a retry that could not be made.
+        LastAttempt::Responded { outcome, .. } if outcome.may_move_on() => {
+            let details = host.response_code_details().unwrap_or_default();
+            Some(details).filter(|details| details == RETRY_OVERFLOW).unwrap_or_default()
+        }
         LastAttempt::Responded { .. } | LastAttempt::Replied(_) => Vec::new(),
     };
     if is_failure(&details, || host.response_status()) {
@@ -1081,7 +1086,7 @@ fn pool_response(ctx: &Context<'_>, changes: &mut Changes, request: &mut PoolReq
         return response_by_another_module(ctx, request);
     }
     match &request.last {
-        LastAttempt::Responded { outcome, diagnosis, .. } => {
+        LastAttempt::Responded { outcome, diagnosis, .. } if details.is_empty() => {
             retries(request.attempts);
             match (outcome, diagnosis) {
                 (Outcome::Misconfigured(_), _) => {
@@ -1100,7 +1105,7 @@ fn pool_response(ctx: &Context<'_>, changes: &mut Changes, request: &mut PoolReq
             }
             Verdict::Pass
         }
-        LastAttempt::Pending { backend } => {
+        LastAttempt::Pending { backend } | LastAttempt::Responded { backend, .. } => {
             retries(request.attempts);
             changes.remove(RETRY);
             changes.set(BACKEND, backend.as_str());
@@ -1178,7 +1183,7 @@ fn reply_in_place_of(details: &[u8], status: u16, failed: impl FnOnce() -> Reply
         _ if details.starts_with(b"upstream_reset_before_response_started") && has(b"overflow") => {
             Some(Reply::circuit_breaker())
         }
-        b"no_healthy_upstream" => Some(failed()),
+        b"no_healthy_upstream" | RETRY_OVERFLOW => Some(failed()),
         _ if details.starts_with(b"upstream_reset_before_response_started") => Some(failed()),
         b"cluster_not_found" => Some(RoutingError::UnknownBackend.into()),
         _ if is_timeout(details, status) => Some(Reply::timeout()),
@@ -1189,7 +1194,7 @@ fn reply_in_place_of(details: &[u8], status: u16, failed: impl FnOnce() -> Reply
 /// Whether a reply of Envoy's own means that the backend of the last attempt has failed: it is not the reply
 /// to a caller's broken request or upload, or to a circuit breaker's limit.
 fn is_failure(details: &[u8], status: impl FnOnce() -> Option<u16>) -> bool {
-    if details.is_empty() {
+    if details.is_empty() || details == RETRY_OVERFLOW {
         return true;
     }
     let is_reset =
@@ -1208,6 +1213,10 @@ fn is_timeout(details: &[u8], status: u16) -> bool {
     ];
     status == 504 && TIMEOUTS.contains(&details)
 }
+
+/// Envoy's word for its `507`: an attempt had ended, and more of the request's body came than it keeps before the
+/// next one began.
+const RETRY_OVERFLOW: &[u8] = b"request_payload_exceeded_retry_buffer_limit";
 
 const STREAM_IDLE: &[u8] = b"stream_idle_timeout";
 

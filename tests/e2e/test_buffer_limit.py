@@ -70,3 +70,18 @@ def throttled_by_aa(response: Response) -> None:
 def in_cooldown(gateway: Gateway, model: str) -> None:
     gateway.envoy.wait_until(
         lambda: chat(gateway, model).headers["x-aoai-backend"] == "bb", "cooldown in all workers")
+
+
+def test_a_connection_that_fails_while_the_body_comes_is_told_as_such_and_learned(
+        gateway: Gateway) -> None:
+    """The region refuses connections: Envoy tries the next one, and replies 507 where more of the
+    body than it keeps comes before that."""
+    model = next(unused("d"))
+    for _ in range(40):
+        response = send(gateway, large(model))
+        if response.status != 200:
+            assert (response.status, response.head.header("x-aoai-reason"),
+                    response.head.header("x-aoai-backend")) == (503, "backend_failed", "dead")
+            assert response.head.header("retry-after") is not None
+    gateway.envoy.wait_until(
+        lambda: send(gateway, large(model)).head.header("x-aoai-attempts") == "1", "cooldown")

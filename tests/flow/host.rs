@@ -46,6 +46,8 @@ pub(crate) struct Process {
     pub(crate) failing_writes: Cell<u32>,
     /// Attempts that end without a response have found no connection.
     pub(crate) connections_fail: Cell<bool>,
+    /// Before a retry begins, more of the body comes than Envoy keeps.
+    pub(crate) retries_overflow: Cell<bool>,
     /// Endpoints of pools say that they are backends that no configuration has.
     pub(crate) renames_backends: Cell<bool>,
     counters: RefCell<BTreeMap<String, u64>>,
@@ -968,6 +970,15 @@ impl Call {
         self.attempt();
     }
 
+    /// Begins the next attempt, if Envoy has kept what it needs for that.
+    fn retry(self: &Rc<Self>) {
+        if self.worker.process.retries_overflow.get() {
+            let response = Response::new(507).piece(b"exceeded request buffer limit");
+            return self.deliver(response, b"request_payload_exceeded_retry_buffer_limit");
+        }
+        self.attempt();
+    }
+
     /// Begins the next attempt with what has been forwarded.
     fn attempt(self: &Rc<Self>) {
         let mut stream = self.stream.borrow_mut();
@@ -1258,7 +1269,7 @@ impl Call {
             if let Some(happens) = self.worker.process.before_retry.take() {
                 happens();
             }
-            return self.attempt();
+            return self.retry();
         }
         let mut response = Response {
             status: status.expect("a status"),
@@ -1297,7 +1308,7 @@ impl Call {
         }
         drop(stream);
         if is_pool && attempts <= MOST_RETRIES {
-            return self.attempt();
+            return self.retry();
         }
         let response = Response::new(503).piece(b"upstream connect error");
         self.deliver(response, b"upstream_reset_before_response_started{connection_termination}");

@@ -107,6 +107,41 @@ fn a_failure_counts_where_another_backend_has_served_the_request() {
     }
 }
 
+/// Envoy replies 507 then, whatever the backend has responded.
+#[test]
+fn an_attempt_whose_retry_envoy_cannot_make_is_told_and_learned_like_others() {
+    for (trouble, told, result, callers) in [
+        (
+            Reaction::reset(),
+            "503 aa 1 backend_failed",
+            "failed",
+            &[KEY, OTHER_KEY, KEY, OTHER_KEY][..],
+        ),
+        (
+            Reaction::status(500),
+            "503 aa 1 backend_failed",
+            "failed",
+            &[KEY, OTHER_KEY, KEY, OTHER_KEY],
+        ),
+        (Reaction::throttled("600000"), "429 aa 1 all_backends_throttled", "throttled", &[KEY]),
+    ] {
+        let (process, worker) = shared();
+        process.connections_fail.set(true);
+        process.retries_overflow.set(true);
+        for key in callers {
+            process.script("aa", [trouble.clone().early()]);
+            let call = worker.begin(&of(key), false);
+            call.piece(b"{", false);
+            assert_eq!(call.told(), told);
+            assert_eq!(call.response_header("content-type").as_deref(), Some("application/json"));
+            assert!(call.response_header("retry-after").is_some());
+        }
+        let attempts = format!("aoai_attempts_total.backend.aa.result.{result}");
+        assert_eq!(process.counter(&attempts), callers.len() as u64);
+        assert_eq!(worker.ask(&of(KEY)), "200 bb 1", "{told}");
+    }
+}
+
 #[test]
 fn a_stalled_upload_is_not_the_backends_failure() {
     for (connections_fail, told) in [(false, "200 aa 1"), (true, "200 bb 1")] {
