@@ -11,9 +11,12 @@
 //! told it tells that: Envoy in the module, memory in the tests.
 
 pub mod attempt;
+pub mod body_check;
 pub mod context;
 pub mod cooldowns;
+pub mod envoy_reply;
 pub mod failed_holds;
+pub mod forwarded;
 pub mod gateway;
 pub mod host;
 pub mod inspection;
@@ -25,3 +28,4 @@ pub mod request;
 pub mod step;
 pub mod store;
 pub mod tokens;
+pub mod verdict;

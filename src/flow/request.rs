@@ -5,11 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use memchr::memmem;
-
+use super::body_check::BodyCheck;
 use super::context::Context;
-use super::host::pairs;
-use super::inspection::{Found, Inspected, Inspection};
+use super::forwarded::{Forwarded, Upstream};
 use super::measure::Counter;
 use super::pool_request::{LastAttempt, Met, PoolRequest, Registration};
 use super::refused::{Body, Refused};
@@ -17,23 +15,21 @@ use super::step::{Changes, Message, Step, Then};
 use super::tokens::Bearer;
 use crate::access::key;
 use crate::base::clock::is_over;
-use crate::base::header::{
-    self, ATTEMPTS, BACKEND, CLUSTER, DIAGNOSIS, REASON, RETRY, SUBPROTOCOLS,
-};
+use crate::base::header::{self, ATTEMPTS, BACKEND, CLUSTER, SUBPROTOCOLS};
 use crate::config::{Affinity, Config, Model, Subscription};
 use crate::identity::IdentityError;
-use crate::reply::{models, retry_after_headers, Reason, Reply};
-use crate::request::body::edit::{BodyEdit, ModelInBody};
+use crate::reply::{models, Reason, Reply};
+use crate::request::body::edit::ModelInBody;
 use crate::request::body::{BodyError, BodyReader};
 use crate::request::head::Head;
 use crate::request::operation::{Listing, ModelSource, Operation};
 use crate::request::path::{without_keys, ModelInUrl, Query, Target, WrittenPath};
 use crate::request::RequestError;
-use crate::routing::cooldown::{Claim, Evidence, Outcome};
+use crate::routing::cooldown::Claim;
 use crate::routing::plan::AttemptPlan;
 use crate::routing::route::Destination;
 use crate::routing::selection::{Asker, BackendStates};
-use crate::routing::{retry_after, RoutingError};
+use crate::routing::RoutingError;
 
 /// After so long without a body it is checked whether Envoy holds it back.
 const BODY_CHECK: Duration = Duration::from_secs(1);
@@ -176,62 +172,6 @@ impl HeldBody {
     }
 }
 
-/// Reads the rest of a body whose model is known, so that no second one follows and nothing that the
-/// subscription may not use.
-#[derive(Debug)]
-struct BodyCheck {
-    reader: BodyReader,
-    /// How many bytes have come.
-    received: u64,
-    content_length: Option<u64>,
-    /// What an error of the reader is.
-    error: fn(BodyError) -> RequestError,
-}
-
-/// A request that was forwarded.
-#[derive(Debug)]
-pub struct Forwarded {
-    backend: String,
-    upstream: Upstream,
-    rest: Option<BodyCheck>,
-    response: Response,
-    /// Whether its outcome is in the metrics.
-    is_counted: bool,
-}
-
-/// To what a request was forwarded.
-#[derive(Debug)]
-enum Upstream {
-    Pool(Registration),
-    Single {
-        subscription: Arc<Subscription>,
-        /// The model that it names, where it goes to one.
-        model: Option<Arc<Model>>,
-        began: SystemTime,
-    },
-}
-
-/// How a response goes on.
-#[derive(Debug)]
-enum Response {
-    /// As it comes.
-    Passing,
-    /// Inspected; it is this backend's.
-    Inspecting(Inspection, String),
-    /// With another body in its place, as long as that has not been written.
-    Replacing(Option<String>),
-}
-
-/// What becomes of a response, by its head.
-enum Verdict {
-    /// It goes on.
-    Pass,
-    /// It goes on, and may tell of a mistake: its backend and its status.
-    Inspect(String, u16),
-    /// The caller gets a local reply in its place.
-    Replace(Reply),
-}
-
 /// The state after an event and what becomes of the message, or the reply that the caller gets instead.
 type Transition = Result<(RequestFlow, Then), Reply>;
 
@@ -247,7 +187,7 @@ impl RequestFlow {
             _ => Message::Request,
         };
         let was_forwarded = matches!(self, Self::Forwarded(_));
-        let was_counted = matches!(&self, Self::Forwarded(state) if state.is_counted);
+        let was_counted = matches!(&self, Self::Forwarded(state) if state.is_counted());
         match self.advance(event, ctx, &mut changes) {
             Ok((next, then)) => (next, Step { message, changes, then }),
             Err(reply) => {
@@ -276,7 +216,9 @@ impl RequestFlow {
             (Self::Refused(state), Event::Body { size, ended }) => {
                 refused(state.discard(changes, size, ended))
             }
-            (Self::Forwarded(state), Event::Body { size, ended }) => state.read(ctx, size, ended),
+            (Self::Forwarded(state), Event::Body { size, ended }) => {
+                forwarded(state.read(ctx, size, ended))
+            }
             (flow, Event::Trailers) => {
                 let names = ctx.host.request_trailers().into_iter().map(|(name, _)| name);
                 changes.removed_trailers.extend(names.filter(|name| header::is_internal(name)));
@@ -290,7 +232,7 @@ impl RequestFlow {
                         state.read(ctx, changes, held, true)
                     }
                     Self::Refused(state) => refused(state.discard(changes, 0, true)),
-                    Self::Forwarded(state) => state.read(ctx, 0, true),
+                    Self::Forwarded(state) => forwarded(state.read(ctx, 0, true)),
                     flow @ (Self::New | Self::Replied | Self::Ended) => {
                         Ok((flow, Then::Pause(None)))
                     }
@@ -304,15 +246,15 @@ impl RequestFlow {
                 next.or_else(|reply| refuse(ctx, changes, reply, body))
             }
             (Self::Refused(state), Event::WakeUp) => refused(state.wake_up(ctx)),
-            (Self::Forwarded(state), Event::WakeUp) => Ok(state.wake_up(ctx)),
+            (Self::Forwarded(state), Event::WakeUp) => forwarded(Ok(state.wake_up(ctx))),
             (Self::Forwarded(state), Event::ResponseHead { ended }) => {
-                state.response(ctx, changes, ended)
+                forwarded(state.response(ctx, changes, ended))
             }
             (Self::Forwarded(state), Event::ResponseBody { size, ended }) => {
-                Ok(state.response_body(ctx, changes, Some(size), ended))
+                forwarded(Ok(state.response_body(ctx, changes, Some(size), ended)))
             }
             (Self::Forwarded(state), Event::ResponseTrailers) => {
-                Ok(state.response_body(ctx, changes, None, true))
+                forwarded(Ok(state.response_body(ctx, changes, None, true)))
             }
             (Self::Replied, Event::ResponseHead { .. }) => {
                 // The route has added them: a backend had been chosen.
@@ -340,12 +282,13 @@ impl RequestFlow {
 impl RequestFlow {
     /// Counts a request that ended without a response.
     fn end(self, ctx: &Context<'_>) {
-        let backend = match &self {
-            Self::AwaitingModel(_) | Self::AwaitingToken(_) | Self::Refused(_) => None,
-            Self::Forwarded(state) if !state.is_counted => Some(state.backend.as_str()),
-            Self::New | Self::Forwarded(_) | Self::Replied | Self::Ended => return,
-        };
-        ctx.host.add(Counter::Abandoned { backend }, 1);
+        match self {
+            Self::AwaitingModel(_) | Self::AwaitingToken(_) | Self::Refused(_) => {
+                ctx.host.add(Counter::Abandoned { backend: None }, 1);
+            }
+            Self::Forwarded(state) => state.abandon(ctx),
+            Self::New | Self::Replied | Self::Ended => {}
+        }
     }
 }
 
@@ -356,6 +299,10 @@ fn refuse(ctx: &Context<'_>, changes: &mut Changes, reply: Reply, body: Body) ->
 
 fn refused(next: Result<(Refused, Then), Reply>) -> Transition {
     next.map(|(state, then)| (RequestFlow::Refused(state), then))
+}
+
+fn forwarded(next: Result<(Forwarded, Then), Reply>) -> Transition {
+    next.map(|(state, then)| (RequestFlow::Forwarded(state), then))
 }
 
 fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
@@ -531,7 +478,7 @@ impl AwaitingModel {
                 _ if !is_complete => Ok((RequestFlow::AwaitingModel(self), Then::Pause(None))),
                 ModelRequirement::Required => Err(RequestError::from(BodyError::NoModel).into()),
                 ModelRequirement::Optional => {
-                    let rest = BodyCheck::new(self.reader, size, &self.admitted);
+                    let rest = BodyCheck::new(self.reader, size, self.admitted.content_length);
                     self.admitted.into_default(Some(rest)).forward(ctx, changes, body)
                 }
             };
@@ -559,7 +506,7 @@ impl AwaitingModel {
             _ => None,
         };
         let place = ModelInBody { at: field.at, syntax: self.reader.syntax() };
-        let rest = BodyCheck::new(self.reader, size, &self.admitted);
+        let rest = BodyCheck::new(self.reader, size, self.admitted.content_length);
         let value = value.as_deref();
         let routed = self.admitted.route(ctx, model, value, body, Some(place), Some(rest))?;
         routed.forward(ctx, changes, body)
@@ -776,8 +723,7 @@ impl Routed {
                 Upstream::Single { subscription, model: Some(model), began: ctx.now() }
             }
         };
-        let response = Response::Passing;
-        let state = Forwarded { backend: name, upstream, rest, response, is_counted: false };
+        let state = Forwarded::new(name, upstream, rest);
         Ok((RequestFlow::Forwarded(state), Then::Continue))
     }
 }
@@ -815,410 +761,3 @@ fn register(
     changes.pool_reference = Some(reference.to_bytes());
     Ok(ctx.requests.register(ctx.id, request))
 }
-
-impl BodyCheck {
-    /// For a body of which so much was read already.
-    fn new(reader: BodyReader, received: usize, admitted: &Admitted) -> Self {
-        Self {
-            reader,
-            received: received as u64,
-            content_length: admitted.content_length,
-            error: RequestError::Body,
-        }
-    }
-
-    /// For a body whose model is known from the URL.
-    fn of_data_sources(head: &Head<'_>) -> Result<Self, RequestError> {
-        head.check_json().map_err(RequestError::UncheckedKind)?;
-        Ok(Self {
-            reader: BodyReader::of_data_sources(),
-            received: 0,
-            content_length: head.content_length,
-            error: RequestError::Unchecked,
-        })
-    }
-
-    /// Reads the next piece of the body. After an error the body must not be completed towards the
-    /// backend: a body is judged before the piece that completes it is forwarded, be that the last one or
-    /// the one that reaches its length.
-    fn read(&mut self, piece: &[u8], ended: bool) -> Result<(), RequestError> {
-        self.reader.push(piece).map_err(self.error)?;
-        self.received = self.received.saturating_add(piece.len() as u64);
-        if ended || self.is_whole() {
-            self.reader.finish().map_err(self.error)?;
-        }
-        Ok(())
-    }
-
-    fn is_whole(&self) -> bool {
-        self.content_length.is_some_and(|length| self.received >= length)
-    }
-
-    /// Whether what has come must not be forwarded before more has.
-    fn is_undecided(&self) -> bool {
-        self.reader.is_undecided()
-    }
-
-    /// Whether the body names the model by this name.
-    fn names(&self, deployment: &str) -> bool {
-        self.reader.model().is_some_and(|field| field.name == deployment)
-    }
-}
-
-impl Forwarded {
-    /// Reads the next piece of the body as it passes. None is held: Envoy would put it behind what its router
-    /// keeps for a retry, show this filter all of that, and send all of it again (envoyproxy/envoy#45470).
-    fn read(mut self, ctx: &Context<'_>, size: usize, ended: bool) -> Transition {
-        if let Some(rest) = &mut self.rest {
-            rest.read(&ctx.host.request_body(0, size), ended)?;
-        }
-        Ok((RequestFlow::Forwarded(self), Then::Continue))
-    }
-
-    fn response(mut self, ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
-        let verdict = match &self.upstream {
-            Upstream::Single { .. } => self.single_response(ctx, changes),
-            Upstream::Pool(pool) => pool_response(ctx, changes, &mut pool.request.borrow_mut()),
-        };
-        let then = match verdict {
-            Verdict::Pass => Then::Continue,
-            Verdict::Inspect(..) if ended => Then::Continue,
-            Verdict::Inspect(backend, status) => {
-                let holds = &ctx.gateway.failed_holds;
-                match Inspection::begin(ctx.host, holds, status, || ctx.now()) {
-                    Some((inspection, then)) => {
-                        self.response = Response::Inspecting(inspection, backend);
-                        then
-                    }
-                    None => Then::Continue,
-                }
-            }
-            // There is no body in whose place another one could be written.
-            Verdict::Replace(reply) if ended => return Err(reply),
-            Verdict::Replace(reply) => {
-                self.count(ctx, Counter::Replied(reply.reason));
-                let body = reply.body();
-                replace_head(ctx, changes, &reply, body.len());
-                self.response = Response::Replacing(Some(body));
-                Then::Continue
-            }
-        };
-        let is_held = matches!(&self.response, Response::Inspecting(one, _) if one.is_held());
-        if !is_held {
-            self.count_forwarded(ctx);
-        }
-        Ok((RequestFlow::Forwarded(self), then))
-    }
-
-    /// Counts how the request ended, once.
-    fn count(&mut self, ctx: &Context<'_>, counter: Counter<'_>) {
-        if !std::mem::replace(&mut self.is_counted, true) {
-            ctx.host.add(counter, 1);
-        }
-    }
-
-    fn count_forwarded(&mut self, ctx: &Context<'_>) {
-        let is_replied = match &self.upstream {
-            Upstream::Pool(pool) => {
-                // The backend stage has counted its own reply.
-                matches!(pool.request.borrow().last, LastAttempt::Replied(_))
-            }
-            Upstream::Single { .. } => false,
-        };
-        if is_replied {
-            self.is_counted = true;
-        } else if !std::mem::replace(&mut self.is_counted, true) {
-            ctx.host.add(Counter::Forwarded { backend: &self.backend }, 1);
-        }
-    }
-
-    /// A response of a single backend. Envoy adds that one's name to its responses.
-    fn single_response(&self, ctx: &Context<'_>, changes: &mut Changes) -> Verdict {
-        let Some(status) = ctx.host.response_status() else {
-            return Verdict::Pass;
-        };
-        if status >= 500 {
-            let details = ctx.host.response_code_details().unwrap_or_default();
-            if !details.is_empty() && details != VIA_UPSTREAM {
-                changes.set(BACKEND, self.backend.as_str());
-                let reply = reply_in_place_of(&details, status, Reply::no_response);
-                return reply.map_or(Verdict::Pass, Verdict::Replace);
-            }
-        }
-        if status < 400 {
-            self.record(ctx, Outcome::Served);
-        }
-        Verdict::Inspect(self.backend.clone(), status)
-    }
-
-    /// Remembers what a response of a single backend tells of it: where it goes no request goes
-    /// elsewhere, but other models have the backend too, and an operator sees it.
-    fn record(&self, ctx: &Context<'_>, outcome: Outcome) {
-        let Upstream::Single { subscription, model, began } = &self.upstream else {
-            return;
-        };
-        // Where the model has other backends, this is a request to store something, and what it lacks
-        // others may not need.
-        let is_free = model.as_ref().is_none_or(|model| model.is_pooled());
-        if is_free && !matches!(outcome, Outcome::Misconfigured(found) if !found.is_of_model) {
-            return;
-        }
-        let model = model.as_ref().map_or("", |model| model.name.as_str());
-        let asker = Asker { subscription: &subscription.id, is_whole: true };
-        let evidence =
-            || Evidence { subscription: asker.number(), is_confirmed: true, began: *began };
-        let (cooldowns, config) = (&ctx.gateway.cooldowns, &ctx.gateway.config);
-        let pair = (self.backend.as_str(), model);
-        cooldowns.record(ctx.host, pair, outcome, evidence, &config.failover, || ctx.now());
-    }
-
-    fn response_body(
-        mut self,
-        ctx: &Context<'_>,
-        changes: &mut Changes,
-        size: Option<usize>,
-        ended: bool,
-    ) -> (RequestFlow, Then) {
-        let then = match std::mem::replace(&mut self.response, Response::Passing) {
-            Response::Passing => Then::Continue,
-            Response::Replacing(body) => {
-                if let Some(size) = size {
-                    let with = body.unwrap_or_default();
-                    changes.body = Some(BodyEdit { at: 0..size, with });
-                    self.response = Response::Replacing(None);
-                }
-                Then::Continue
-            }
-            Response::Inspecting(inspection, backend) => {
-                let holds = &ctx.gateway.failed_holds;
-                let Inspected { next, then, found } =
-                    inspection.read(ctx.host, holds, || ctx.now(), size, ended);
-                if let Some(found) = &found {
-                    self.take(ctx, changes, (found, &backend), size);
-                }
-                if let Some(inspection) = next {
-                    self.response = Response::Inspecting(inspection, backend);
-                }
-                then
-            }
-        };
-        if then == Then::Continue {
-            self.count_forwarded(ctx);
-        }
-        (RequestFlow::Forwarded(self), then)
-    }
-
-    /// Takes what a single backend's response tells: of a mistake of the operator's the caller learns no more
-    /// than that it is one.
-    fn take(
-        &mut self,
-        ctx: &Context<'_>,
-        changes: &mut Changes,
-        (found, backend): (&Found, &str),
-        size: Option<usize>,
-    ) {
-        found.report(ctx.host, ctx.gateway, backend, ctx.now());
-        if found.is_operators() {
-            self.record(ctx, Outcome::Misconfigured(found.misconfiguration()));
-        }
-        match (found.held, size) {
-            (Some(held), Some(_)) if found.is_operators() => {
-                let reply = Reply::misconfigured(found.diagnosis.slug);
-                self.count(ctx, Counter::Replied(reply.reason));
-                let with = reply.body();
-                replace_head(ctx, changes, &reply, with.len());
-                changes.body = Some(BodyEdit { at: 0..held, with });
-            }
-            (Some(_), _) => changes.set(DIAGNOSIS, found.diagnosis.slug),
-            (None, _) => {}
-        }
-    }
-
-    fn wake_up(mut self, ctx: &Context<'_>) -> (RequestFlow, Then) {
-        let then = match std::mem::replace(&mut self.response, Response::Passing) {
-            Response::Inspecting(inspection, backend) => {
-                let holds = &ctx.gateway.failed_holds;
-                let (inspection, then) = inspection.wake_up(ctx.host, holds, ctx.now());
-                self.response = Response::Inspecting(inspection, backend);
-                then
-            }
-            response => {
-                self.response = response;
-                Then::Pause(None)
-            }
-        };
-        if then == Then::Continue {
-            self.count_forwarded(ctx);
-        }
-        (RequestFlow::Forwarded(self), then)
-    }
-}
-
-/// What becomes of the response that a pool's request has got. Where no backend gave it, Envoy has not added
-/// what callers are told.
-fn pool_response(ctx: &Context<'_>, changes: &mut Changes, request: &mut PoolRequest) -> Verdict {
-    let host = ctx.host;
-    let retries = |attempts: usize| {
-        let retries = attempts.saturating_sub(1);
-        if retries > 0 {
-            host.add(Counter::Retries, retries as u64);
-        }
-    };
-    let details = match &request.last {
-        LastAttempt::None | LastAttempt::Pending { .. } => {
-            host.response_code_details().unwrap_or_default()
-        }
-        // It may have been given up for a retry that could not be made.
-        LastAttempt::Responded { outcome, .. } if outcome.may_move_on() => {
-            let details = host.response_code_details().unwrap_or_default();
-            Some(details).filter(|details| details == RETRY_OVERFLOW).unwrap_or_default()
-        }
-        LastAttempt::Responded { .. } | LastAttempt::Replied(_) => Vec::new(),
-    };
-    if is_failure(&details, || host.response_status()) {
-        request.connection_failed |= memmem::find(&details, b"connection_failure").is_some();
-        request.note_failure(host);
-    }
-    if !request.failed.is_empty() {
-        request.settle_failures(host, false, ctx.now());
-    }
-    if details == VIA_UPSTREAM {
-        return response_by_another_module(ctx, request);
-    }
-    match &request.last {
-        LastAttempt::Responded { outcome, diagnosis, .. } if details.is_empty() => {
-            retries(request.attempts);
-            match (outcome, diagnosis) {
-                (Outcome::Misconfigured(_), _) => {
-                    return Verdict::Replace(request.exhausted(host, ctx.now()));
-                }
-                (Outcome::Throttled(_), _) => {
-                    // The last backend's own time is not the model's.
-                    let wait = request.soonest(host, ctx.now());
-                    for (name, value) in retry_after_headers(wait) {
-                        changes.set(name, value);
-                    }
-                    changes.remove("x-ms-retry-after-ms");
-                }
-                (_, Some(diagnosis)) => changes.set(DIAGNOSIS, diagnosis.slug),
-                (_, None) => {}
-            }
-            Verdict::Pass
-        }
-        LastAttempt::Pending { backend } | LastAttempt::Responded { backend, .. } => {
-            retries(request.attempts);
-            changes.remove(RETRY);
-            changes.set(BACKEND, backend.as_str());
-            changes.set(ATTEMPTS, request.attempts.to_string());
-            let status = host.response_status().unwrap_or_default();
-            let reply = reply_in_place_of(&details, status, || request.exhausted(host, ctx.now()));
-            reply.map_or(Verdict::Pass, Verdict::Replace)
-        }
-        LastAttempt::Replied(reason) => {
-            // The last attempt was not made.
-            let attempts = request.attempts.saturating_sub(1);
-            retries(attempts);
-            changes.remove(RETRY);
-            match &request.asked {
-                Some(backend) => changes.set(BACKEND, backend.as_str()),
-                None => changes.remove(BACKEND),
-            }
-            changes.set(ATTEMPTS, attempts.to_string());
-            changes.set(REASON, reason.name());
-            Verdict::Pass
-        }
-        LastAttempt::None => {
-            let status = host.response_status().unwrap_or_default();
-            let reply = reply_in_place_of(&details, status, Reply::no_response);
-            reply.map_or(Verdict::Pass, Verdict::Replace)
-        }
-    }
-}
-
-/// As [`pool_response`], where the last attempt was another module's: Envoy has added which backend it was.
-/// What a backend stage does not record without a configuration is recorded here, so that a backend that
-/// was in cooldown is known to be well again.
-fn response_by_another_module(ctx: &Context<'_>, request: &mut PoolRequest) -> Verdict {
-    let Some(status) = ctx.host.response_status() else {
-        return Verdict::Pass;
-    };
-    let headers = ctx.host.response_headers();
-    let backend = headers.iter().find(|(name, _)| name == BACKEND);
-    let Some(backend) = backend.and_then(|(_, name)| String::from_utf8(name.clone()).ok()) else {
-        return Verdict::Pass;
-    };
-    let outcome = Outcome::of_status(status, || retry_after::read(pairs(&headers), ctx.now()));
-    if outcome == Outcome::Failed {
-        request.failed.push(backend.clone());
-        request.settle_failures(ctx.host, false, ctx.now());
-    } else {
-        request.record(ctx.host, &backend, outcome, true, || ctx.now());
-    }
-    Verdict::Inspect(backend, status)
-}
-
-/// Writes a local reply's head over that of the response at hand, of which nothing is shown but what tells
-/// operators of it. `length` is that of the reply's body.
-fn replace_head(ctx: &Context<'_>, changes: &mut Changes, reply: &Reply, length: usize) {
-    for (name, _) in ctx.host.response_headers() {
-        let is_kept = name.starts_with(':')
-            || header::is_internal(&name)
-            || matches!(name.as_str(), "date" | "server" | "apim-request-id" | "x-request-id");
-        if !is_kept {
-            changes.remove(&name);
-        }
-    }
-    changes.set(":status", reply.reason.status().to_string());
-    for (name, value) in reply.headers() {
-        changes.set(name, value);
-    }
-    changes.set("content-length", length.to_string());
-}
-
-/// The local reply in place of one of Envoy's own, where that means that a backend has failed.
-/// `failed` is what the caller is told where no response came.
-fn reply_in_place_of(details: &[u8], status: u16, failed: impl FnOnce() -> Reply) -> Option<Reply> {
-    let has = |word: &[u8]| memmem::find(details, word).is_some();
-    match details {
-        _ if details.starts_with(b"upstream_reset_before_response_started") && has(b"overflow") => {
-            Some(Reply::circuit_breaker())
-        }
-        b"no_healthy_upstream" | RETRY_OVERFLOW => Some(failed()),
-        _ if details.starts_with(b"upstream_reset_before_response_started") => Some(failed()),
-        b"cluster_not_found" => Some(RoutingError::UnknownBackend.into()),
-        _ if is_timeout(details, status) => Some(Reply::timeout()),
-        _ => None,
-    }
-}
-
-/// Whether a reply of Envoy's own means that the backend of the last attempt has failed: it is not the reply
-/// to a caller's broken request or upload, or to a circuit breaker's limit.
-fn is_failure(details: &[u8], status: impl FnOnce() -> Option<u16>) -> bool {
-    if details.is_empty() || details == RETRY_OVERFLOW {
-        return true;
-    }
-    let is_reset =
-        details.starts_with(b"upstream_") && memmem::find(details, b"overflow").is_none();
-    is_reset || details == STREAM_IDLE && is_timeout(details, status().unwrap_or_default())
-}
-
-/// Envoy's words for a backend that takes too long: the idle timeout is the caller's where the request was
-/// not complete, and then its status is 408.
-fn is_timeout(details: &[u8], status: u16) -> bool {
-    const TIMEOUTS: [&[u8]; 4] = [
-        STREAM_IDLE,
-        b"upstream_response_timeout",
-        b"upstream_per_try_timeout",
-        b"upstream_per_try_idle_timeout",
-    ];
-    status == 504 && TIMEOUTS.contains(&details)
-}
-
-/// Envoy's word for its `507`: an attempt had ended, and more of the request's body came than it keeps before the
-/// next one began.
-const RETRY_OVERFLOW: &[u8] = b"request_payload_exceeded_retry_buffer_limit";
-
-const STREAM_IDLE: &[u8] = b"stream_idle_timeout";
-
-/// Envoy's word for a response that is a backend's.
-const VIA_UPSTREAM: &[u8] = b"via_upstream";

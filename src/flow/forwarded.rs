@@ -1,0 +1,300 @@
+//! A request that was forwarded, to the end of its response.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::body_check::BodyCheck;
+use super::context::Context;
+use super::envoy_reply;
+use super::inspection::{Found, Inspected, Inspection};
+use super::measure::Counter;
+use super::pool_request::{LastAttempt, Registration};
+use super::step::{Changes, Then};
+use super::verdict::Verdict;
+use crate::base::header::{self, BACKEND, DIAGNOSIS};
+use crate::config::{Model, Subscription};
+use crate::reply::Reply;
+use crate::request::body::edit::BodyEdit;
+use crate::routing::cooldown::{Evidence, Outcome};
+use crate::routing::selection::Asker;
+
+/// A request that was forwarded.
+#[derive(Debug)]
+pub struct Forwarded {
+    backend: String,
+    upstream: Upstream,
+    rest: Option<BodyCheck>,
+    response: Response,
+    /// Whether its outcome is in the metrics.
+    is_counted: bool,
+}
+
+/// To what a request was forwarded.
+#[derive(Debug)]
+pub enum Upstream {
+    /// A pool.
+    Pool(Registration),
+    /// One backend.
+    Single {
+        /// The subscription that the request is of.
+        subscription: Arc<Subscription>,
+        /// The model that it names, where it goes to one.
+        model: Option<Arc<Model>>,
+        /// When it was forwarded.
+        began: SystemTime,
+    },
+}
+
+/// How a response goes on.
+#[derive(Debug)]
+enum Response {
+    /// As it comes.
+    Passing,
+    /// Inspected; it is this backend's.
+    Inspecting(Inspection, String),
+    /// With another body in its place, as long as that has not been written.
+    Replacing(Option<String>),
+}
+
+impl Forwarded {
+    /// A request that goes on to `upstream`, to this backend at first. `rest` reads on in its body.
+    pub fn new(backend: String, upstream: Upstream, rest: Option<BodyCheck>) -> Self {
+        Self { backend, upstream, rest, response: Response::Passing, is_counted: false }
+    }
+
+    /// Whether its outcome is in the metrics.
+    pub fn is_counted(&self) -> bool {
+        self.is_counted
+    }
+
+    /// Counts a request that ended without a response.
+    pub fn abandon(self, ctx: &Context<'_>) {
+        if !self.is_counted {
+            ctx.host.add(Counter::Abandoned { backend: Some(&self.backend) }, 1);
+        }
+    }
+
+    /// Reads the next piece of the body as it passes. None is held: Envoy would put it behind what its router
+    /// keeps for a retry, show this filter all of that, and send all of it again (envoyproxy/envoy#45470).
+    ///
+    /// # Errors
+    /// The reply to a body that is to be refused.
+    pub fn read(
+        mut self,
+        ctx: &Context<'_>,
+        size: usize,
+        ended: bool,
+    ) -> Result<(Self, Then), Reply> {
+        if let Some(rest) = &mut self.rest {
+            rest.read(&ctx.host.request_body(0, size), ended)?;
+        }
+        Ok((self, Then::Continue))
+    }
+
+    /// Takes the head of the response, which is all of it where it has `ended`.
+    ///
+    /// # Errors
+    /// The reply in place of a response without a body.
+    pub fn response(
+        mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        ended: bool,
+    ) -> Result<(Self, Then), Reply> {
+        let verdict = match &self.upstream {
+            Upstream::Single { .. } => self.single_response(ctx, changes),
+            Upstream::Pool(pool) => Verdict::of_pool(ctx, changes, &mut pool.request.borrow_mut()),
+        };
+        let then = match verdict {
+            Verdict::Pass => Then::Continue,
+            Verdict::Inspect(..) if ended => Then::Continue,
+            Verdict::Inspect(backend, status) => {
+                let holds = &ctx.gateway.failed_holds;
+                match Inspection::begin(ctx.host, holds, status, || ctx.now()) {
+                    Some((inspection, then)) => {
+                        self.response = Response::Inspecting(inspection, backend);
+                        then
+                    }
+                    None => Then::Continue,
+                }
+            }
+            // There is no body in whose place another one could be written.
+            Verdict::Replace(reply) if ended => return Err(reply),
+            Verdict::Replace(reply) => {
+                self.count(ctx, Counter::Replied(reply.reason));
+                let body = reply.body();
+                replace_head(ctx, changes, &reply, body.len());
+                self.response = Response::Replacing(Some(body));
+                Then::Continue
+            }
+        };
+        let is_held = matches!(&self.response, Response::Inspecting(one, _) if one.is_held());
+        if !is_held {
+            self.count_forwarded(ctx);
+        }
+        Ok((self, then))
+    }
+
+    /// Counts how the request ended, once.
+    fn count(&mut self, ctx: &Context<'_>, counter: Counter<'_>) {
+        if !std::mem::replace(&mut self.is_counted, true) {
+            ctx.host.add(counter, 1);
+        }
+    }
+
+    fn count_forwarded(&mut self, ctx: &Context<'_>) {
+        let is_replied = match &self.upstream {
+            Upstream::Pool(pool) => {
+                // The backend stage has counted its own reply.
+                matches!(pool.request.borrow().last, LastAttempt::Replied(_))
+            }
+            Upstream::Single { .. } => false,
+        };
+        if is_replied {
+            self.is_counted = true;
+        } else if !std::mem::replace(&mut self.is_counted, true) {
+            ctx.host.add(Counter::Forwarded { backend: &self.backend }, 1);
+        }
+    }
+
+    /// A response of a single backend. Envoy adds that one's name to its responses.
+    fn single_response(&self, ctx: &Context<'_>, changes: &mut Changes) -> Verdict {
+        let Some(status) = ctx.host.response_status() else {
+            return Verdict::Pass;
+        };
+        if status >= 500 {
+            let details = ctx.host.response_code_details().unwrap_or_default();
+            if !details.is_empty() && details != envoy_reply::VIA_UPSTREAM {
+                changes.set(BACKEND, self.backend.as_str());
+                let reply = envoy_reply::in_our_words(&details, status, Reply::no_response);
+                return reply.map_or(Verdict::Pass, Verdict::Replace);
+            }
+        }
+        if status < 400 {
+            self.record(ctx, Outcome::Served);
+        }
+        Verdict::Inspect(self.backend.clone(), status)
+    }
+
+    /// Remembers what a response of a single backend tells of it: where it goes no request goes
+    /// elsewhere, but other models have the backend too, and an operator sees it.
+    fn record(&self, ctx: &Context<'_>, outcome: Outcome) {
+        let Upstream::Single { subscription, model, began } = &self.upstream else {
+            return;
+        };
+        // Where the model has other backends, this is a request to store something, and what it lacks
+        // others may not need.
+        let is_free = model.as_ref().is_none_or(|model| model.is_pooled());
+        if is_free && !matches!(outcome, Outcome::Misconfigured(found) if !found.is_of_model) {
+            return;
+        }
+        let model = model.as_ref().map_or("", |model| model.name.as_str());
+        let asker = Asker { subscription: &subscription.id, is_whole: true };
+        let evidence =
+            || Evidence { subscription: asker.number(), is_confirmed: true, began: *began };
+        let (cooldowns, config) = (&ctx.gateway.cooldowns, &ctx.gateway.config);
+        let pair = (self.backend.as_str(), model);
+        cooldowns.record(ctx.host, pair, outcome, evidence, &config.failover, || ctx.now());
+    }
+
+    /// Takes the next piece of the response's body, or its trailers, where there is no `size`.
+    pub fn response_body(
+        mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        size: Option<usize>,
+        ended: bool,
+    ) -> (Self, Then) {
+        let then = match std::mem::replace(&mut self.response, Response::Passing) {
+            Response::Passing => Then::Continue,
+            Response::Replacing(body) => {
+                if let Some(size) = size {
+                    let with = body.unwrap_or_default();
+                    changes.body = Some(BodyEdit { at: 0..size, with });
+                    self.response = Response::Replacing(None);
+                }
+                Then::Continue
+            }
+            Response::Inspecting(inspection, backend) => {
+                let holds = &ctx.gateway.failed_holds;
+                let Inspected { next, then, found } =
+                    inspection.read(ctx.host, holds, || ctx.now(), size, ended);
+                if let Some(found) = &found {
+                    self.take(ctx, changes, (found, &backend), size);
+                }
+                if let Some(inspection) = next {
+                    self.response = Response::Inspecting(inspection, backend);
+                }
+                then
+            }
+        };
+        if then == Then::Continue {
+            self.count_forwarded(ctx);
+        }
+        (self, then)
+    }
+
+    /// Takes what a single backend's response tells: of a mistake of the operator's the caller learns no more
+    /// than that it is one.
+    fn take(
+        &mut self,
+        ctx: &Context<'_>,
+        changes: &mut Changes,
+        (found, backend): (&Found, &str),
+        size: Option<usize>,
+    ) {
+        found.report(ctx.host, ctx.gateway, backend, ctx.now());
+        if found.is_operators() {
+            self.record(ctx, Outcome::Misconfigured(found.misconfiguration()));
+        }
+        match (found.held, size) {
+            (Some(held), Some(_)) if found.is_operators() => {
+                let reply = Reply::misconfigured(found.diagnosis.slug);
+                self.count(ctx, Counter::Replied(reply.reason));
+                let with = reply.body();
+                replace_head(ctx, changes, &reply, with.len());
+                changes.body = Some(BodyEdit { at: 0..held, with });
+            }
+            (Some(_), _) => changes.set(DIAGNOSIS, found.diagnosis.slug),
+            (None, _) => {}
+        }
+    }
+
+    /// Takes that the response has been held for long enough.
+    pub fn wake_up(mut self, ctx: &Context<'_>) -> (Self, Then) {
+        let then = match std::mem::replace(&mut self.response, Response::Passing) {
+            Response::Inspecting(inspection, backend) => {
+                let holds = &ctx.gateway.failed_holds;
+                let (inspection, then) = inspection.wake_up(ctx.host, holds, ctx.now());
+                self.response = Response::Inspecting(inspection, backend);
+                then
+            }
+            response => {
+                self.response = response;
+                Then::Pause(None)
+            }
+        };
+        if then == Then::Continue {
+            self.count_forwarded(ctx);
+        }
+        (self, then)
+    }
+}
+
+/// Writes a local reply's head over that of the response at hand, of which nothing is shown but what tells
+/// operators of it. `length` is that of the reply's body.
+fn replace_head(ctx: &Context<'_>, changes: &mut Changes, reply: &Reply, length: usize) {
+    for (name, _) in ctx.host.response_headers() {
+        let is_kept = name.starts_with(':')
+            || header::is_internal(&name)
+            || matches!(name.as_str(), "date" | "server" | "apim-request-id" | "x-request-id");
+        if !is_kept {
+            changes.remove(&name);
+        }
+    }
+    changes.set(":status", reply.reason.status().to_string());
+    for (name, value) in reply.headers() {
+        changes.set(name, value);
+    }
+    changes.set("content-length", length.to_string());
+}
