@@ -39,6 +39,8 @@ pub enum Reason {
     MissingModel,
     /// A body that cannot be read, and has to be although the URL names the model.
     UnreadableBody,
+    /// As much of bodies is buffered for the subscription as may be.
+    RequestBufferFull,
     /// Envoy holds the body back that the filter waits for.
     BodyNotDelivered,
     /// No token in time.
@@ -91,7 +93,7 @@ impl From<Reply> for LocalResponse {
 
 impl Reason {
     /// All of them, in the order of the public table.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::MissingKey,
         Self::UnknownKey,
         Self::ConflictingKeys,
@@ -102,6 +104,7 @@ impl Reason {
         Self::UnknownOperation,
         Self::MissingModel,
         Self::UnreadableBody,
+        Self::RequestBufferFull,
         Self::BodyNotDelivered,
         Self::TokenUnavailable,
         Self::TokenRefused,
@@ -126,6 +129,7 @@ impl Reason {
             Self::UnknownOperation => ("unknown_operation", 404, "404"),
             Self::MissingModel => ("missing_model", 400, "400"),
             Self::UnreadableBody => ("unreadable_body", 400, "400"),
+            Self::RequestBufferFull => ("request_buffer_full", 503, "503"),
             Self::BodyNotDelivered => ("body_not_delivered", 500, "500"),
             Self::TokenUnavailable => ("token_unavailable", 503, "503"),
             Self::TokenRefused => ("token_refused", 503, "503"),
@@ -393,6 +397,16 @@ impl Reply {
         Self { diagnosis: Some(diagnosis.into()), ..reply }
     }
 
+    /// As much of bodies is buffered for the subscription as may be.
+    pub fn request_buffer_full() -> Self {
+        let reply = Reason::RequestBufferFull.because(
+            "This gateway has to buffer the request's body until it knows the model, and has buffered as much \
+             for this subscription as it may. Put \"model\" first in the body, or name the model in the URL \
+             (/openai/deployments/{model}/…), and nothing is buffered; or try again in a moment.",
+        );
+        reply.retry_after(Duration::from_secs(1))
+    }
+
     /// Envoy holds a body back that the filter waits for.
     pub fn body_not_delivered() -> Self {
         Reason::BodyNotDelivered.because(
@@ -441,6 +455,7 @@ mod tests {
                 ("unknown_operation", 404, "404"),
                 ("missing_model", 400, "400"),
                 ("unreadable_body", 400, "400"),
+                ("request_buffer_full", 503, "503"),
                 ("body_not_delivered", 500, "500"),
                 ("token_unavailable", 503, "503"),
                 ("token_refused", 503, "503"),

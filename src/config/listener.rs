@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::problem::quoted;
 use super::reader::Reader;
-use super::size::{size, KIB, MIB};
+use super::size::{size, written, KIB, MIB};
 use super::types::{Listener, TlsFiles};
 use super::value::path;
 use crate::base::json::Node;
@@ -18,6 +18,11 @@ const DEFAULT_BODY_LIMIT: u32 = 10 << 20;
 
 /// Below, ordinary prompts are refused; above, a few requests fill the memory.
 const BODY_LIMIT: RangeInclusive<u64> = 64 * KIB..=1024 * MIB;
+
+/// Below, one body of the smallest limit finds no room.
+const REQUEST_BUFFER: RangeInclusive<u64> = 128 * KIB..=1024 * 1024 * MIB;
+
+const DEFAULT_REQUEST_BUFFER: u64 = 128 * MIB;
 
 const MAX_CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
 
@@ -35,6 +40,7 @@ impl Default for Listener {
             port: DEFAULT_PORT,
             tls: None,
             body_limit: DEFAULT_BODY_LIMIT,
+            request_buffer: DEFAULT_REQUEST_BUFFER,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             heap_limit: DEFAULT_HEAP_LIMIT,
         }
@@ -43,8 +49,18 @@ impl Default for Listener {
 
 /// Reads `listener`.
 pub(super) fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
-    let object = reader
-        .object(node, &["address", "port", "tls", "body_limit", "max_connections", "heap_limit"])?;
+    let object = reader.object(
+        node,
+        &[
+            "address",
+            "port",
+            "tls",
+            "body_limit",
+            "request_buffer",
+            "max_connections",
+            "heap_limit",
+        ],
+    )?;
     let default = Listener::default();
     let address = reader.optional(object, "address", address);
     let port = reader
@@ -52,6 +68,19 @@ pub(super) fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
     let tls = reader.optional(object, "tls", tls);
     let body_limit = reader.optional(object, "body_limit", |reader, node| {
         u32::try_from(size(reader, node, BODY_LIMIT)?).ok()
+    });
+    let body_limit = body_limit.unwrap_or(default.body_limit);
+    let least = 2 * u64::from(body_limit);
+    let request_buffer = reader.optional(object, "request_buffer", |reader, node| {
+        let found = size(reader, node, REQUEST_BUFFER)?;
+        if found < least {
+            let (found, least) = (written(found), written(least));
+            reader.problem(format!(
+                "found {found}; expected at least {least}, twice body_limit: a subscription may use as much \
+                 as it leaves free"
+            ));
+        }
+        Some(found)
     });
     let max_connections = reader
         .optional(object, "max_connections", |reader, node| reader.integer(node, MAX_CONNECTIONS));
@@ -61,7 +90,8 @@ pub(super) fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
         address: address.unwrap_or(default.address),
         port: port.unwrap_or(default.port),
         tls,
-        body_limit: body_limit.unwrap_or(default.body_limit),
+        body_limit,
+        request_buffer: request_buffer.unwrap_or(default.request_buffer.max(least)),
         max_connections: max_connections.unwrap_or(default.max_connections),
         heap_limit: heap_limit.unwrap_or(default.heap_limit),
     })

@@ -26,6 +26,7 @@ listener:
   port: 8443
   tls: {certificate: /etc/tls/tls.crt, key: /etc/tls/tls.key}
   body_limit: 512KiB
+  request_buffer: 32MiB
   max_connections: 500
   heap_limit: 2048MiB
 failover:
@@ -108,6 +109,7 @@ fn a_whole_document_reads() {
             port: 8443,
             tls: Some(tls),
             body_limit: 524_288,
+            request_buffer: 33_554_432,
             max_connections: 500,
             heap_limit: 2_147_483_648,
         }
@@ -213,6 +215,7 @@ fn what_is_left_out_has_its_default() {
             port: 10_000,
             tls: None,
             body_limit: 10_485_760,
+            request_buffer: 134_217_728,
             max_connections: 10_000,
             heap_limit: 1_073_741_824,
         }
@@ -609,12 +612,16 @@ fn mistakes_of_the_listener_are_reported() {
         ("size of another unit", "512KiB", "512KB", &format!(r#"listener.body_limit: found "512KB"; {SIZE}"#)),
         ("small size", "512KiB", "63KiB", &format!(r#"listener.body_limit: found "63KiB"; {SIZE}"#)),
         ("large size", "512KiB", "1025MiB", &format!(r#"listener.body_limit: found "1025MiB"; {SIZE}"#)),
+        ("small buffer", "request_buffer: 32MiB", "request_buffer: 1023KiB", "listener.request_buffer: found 1023KiB; expected at least 1MiB, twice body_limit: a subscription may use as much as it leaves free"),
         ("no connections", "max_connections: 500", "max_connections: 0", "listener.max_connections: found 0; expected a whole number from 1 to 1000000"),
         ("small heap", "2048MiB", "127MiB", "listener.heap_limit: found \"127MiB\"; expected a size from 128MiB to 1048576MiB, such as 256MiB"),
         ("no object", "listener:", "listener: off\nlistner:", "listner: unknown field; did you mean \"listener\"?\nlistener: found a string; expected an object"),
     ]);
     for size in ["64KiB", "1024MiB"] {
-        assert!(read(&WHOLE.replace("512KiB", size)).is_ok(), "{size}");
+        let document = WHOLE.replace("512KiB", size).replace("  request_buffer: 32MiB\n", "");
+        let listener = read(&document).unwrap().listener;
+        let expected = (2 * u64::from(listener.body_limit)).max(128 << 20);
+        assert_eq!(listener.request_buffer, expected, "{size}: room for one body at least");
     }
 }
 

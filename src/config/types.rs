@@ -133,6 +133,8 @@ pub struct Listener {
     pub tls: Option<TlsFiles>,
     /// How many bytes of a body it holds back: for a model at the body's end, and for a retry.
     pub body_limit: u32,
+    /// How many bytes of bodies each worker has Envoy buffer at once.
+    pub request_buffer: u64,
     /// How many connections Envoy accepts at once.
     pub max_connections: u32,
     /// How many bytes its heap may have; close to that it refuses requests.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::gateway::Gateway;
 use super::host::Host;
 use super::pool_request::PoolRequests;
+use super::request_buffer::RequestBuffer;
 
 /// One event's circumstances.
 pub struct Context<'a> {
@@ -16,6 +17,8 @@ pub struct Context<'a> {
     pub gateway: &'a Rc<Gateway>,
     /// The requests to pools of all gateways of this worker.
     pub requests: &'a Rc<PoolRequests>,
+    /// What this worker has buffered of bodies.
+    pub buffer: &'a Rc<RequestBuffer>,
     /// The host.
     pub host: &'a dyn Host,
     now: Cell<Option<SystemTime>>,
@@ -27,9 +30,10 @@ impl<'a> Context<'a> {
         id: u32,
         gateway: &'a Rc<Gateway>,
         requests: &'a Rc<PoolRequests>,
+        buffer: &'a Rc<RequestBuffer>,
         host: &'a dyn Host,
     ) -> Self {
-        Self { id, gateway, requests, host, now: Cell::new(None) }
+        Self { id, gateway, requests, buffer, host, now: Cell::new(None) }
     }
 
     /// The time of the event. The clock is read at most once.

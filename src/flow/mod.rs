@@ -25,6 +25,7 @@ pub mod pending;
 pub mod pool_request;
 pub mod refused;
 pub mod request;
+pub mod request_buffer;
 pub mod step;
 pub mod store;
 pub mod tokens;

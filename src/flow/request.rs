@@ -11,6 +11,7 @@ use super::forwarded::{Forwarded, Upstream};
 use super::measure::Counter;
 use super::pool_request::{LastAttempt, Met, PoolRequest, Registration};
 use super::refused::{Body, Refused};
+use super::request_buffer::BufferedBody;
 use super::step::{Changes, Message, Step, Then};
 use super::tokens::Bearer;
 use crate::access::key;
@@ -134,6 +135,7 @@ struct Admitted {
     refuses_data_sources: bool,
     path: WrittenPath,
     content_length: Option<u64>,
+    buffered: BufferedBody,
 }
 
 /// A request that waits for a token.
@@ -155,6 +157,7 @@ struct Routed {
     content_length: Option<u64>,
     /// Reads on, where the body can still be refused.
     rest: Option<BodyCheck>,
+    buffered: BufferedBody,
 }
 
 /// What the host holds of a body.
@@ -355,6 +358,7 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
         is_stateful: operation.is_stateful,
         path,
         content_length: head.content_length,
+        buffered: BufferedBody::new(ctx.buffer, subscription),
     };
     let body = HeldBody { size: 0, ended };
     let name = match operation.model {
@@ -471,11 +475,11 @@ impl AwaitingModel {
         self.held = size;
         let body = HeldBody { size, ended };
         if !is_complete && self.reader.is_undecided() {
-            return Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)));
+            return self.await_more(ctx);
         }
         let Some(field) = self.reader.model().cloned() else {
             return match self.requirement {
-                _ if !is_complete => Ok((RequestFlow::AwaitingModel(self), Then::Pause(None))),
+                _ if !is_complete => self.await_more(ctx),
                 ModelRequirement::Required => Err(RequestError::from(BodyError::NoModel).into()),
                 ModelRequirement::Optional => {
                     let rest = BodyCheck::new(self.reader, size, self.admitted.content_length);
@@ -494,7 +498,7 @@ impl AwaitingModel {
             Some(Affinity::Body(name)) if model.is_pooled() && !self.admitted.is_stateful => {
                 match self.reader.text(name) {
                     None if !is_complete => {
-                        return Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)));
+                        return self.await_more(ctx);
                     }
                     text => text.map(|text| text.as_bytes().to_vec()),
                 }
@@ -510,6 +514,12 @@ impl AwaitingModel {
         let value = value.as_deref();
         let routed = self.admitted.route(ctx, model, value, body, Some(place), Some(rest))?;
         routed.forward(ctx, changes, body)
+    }
+
+    /// Waits for the next piece of the body, with those that have come.
+    fn await_more(mut self, ctx: &Context<'_>) -> Transition {
+        self.admitted.buffered.buffer(self.held, ctx.gateway.config.listener.request_buffer)?;
+        Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)))
     }
 
     /// Checks whether Envoy holds the body back. Where some of it was seen, the caller is waited for.
@@ -541,6 +551,7 @@ impl Admitted {
             model: None,
             content_length: self.content_length,
             rest,
+            buffered: self.buffered,
         }
     }
 
@@ -556,7 +567,7 @@ impl Admitted {
     ) -> Result<Routed, Reply> {
         let now = ctx.now();
         let states = ctx.gateway.states(ctx.host, now);
-        let Self { subscription, is_stateful, path, content_length, .. } = self;
+        let Self { subscription, is_stateful, path, content_length, buffered, .. } = self;
         let asker =
             Asker { subscription: &subscription.id, is_whole: body.is_whole(content_length) };
         let destination = Destination::of(
@@ -568,7 +579,7 @@ impl Admitted {
             &states.get(),
             now,
         )?;
-        Ok(Routed { subscription, destination, path, model: place, content_length, rest })
+        Ok(Routed { subscription, destination, path, model: place, content_length, rest, buffered })
     }
 }
 
@@ -586,6 +597,7 @@ impl AwaitingToken {
         }
         self.body = HeldBody { size, ended };
         if self.routed.rest.as_ref().is_some_and(BodyCheck::is_undecided) {
+            self.routed.buffered.buffer(size, ctx.gateway.config.listener.request_buffer)?;
             let wake_up = Then::Pause(Some(ctx.now() + TOKEN_POLL));
             return Ok((RequestFlow::AwaitingToken(self), wake_up));
         }
@@ -638,6 +650,7 @@ impl Routed {
         for _ in 0..MOST_CLAIMS {
             let backend = self.destination.backend()?;
             let Some(bearer) = ctx.gateway.admit(backend, ctx.host, now, deadline)? else {
+                self.buffered.buffer(body.size, ctx.gateway.config.listener.request_buffer)?;
                 let state = AwaitingToken { routed: self, body, deadline };
                 let wake_up = Then::Pause(Some(now + TOKEN_POLL));
                 return Ok((RequestFlow::AwaitingToken(state), wake_up));
@@ -684,7 +697,7 @@ impl Routed {
         bearer: &Bearer,
         claim: Option<Claim>,
     ) -> Transition {
-        let Self { subscription, destination, path, model, content_length, rest } = self;
+        let Self { subscription, destination, path, model, content_length, rest, .. } = self;
         let backend = Arc::clone(destination.backend()?);
         if let Some(deployment) = destination.deployment()? {
             if let Cow::Owned(path) = path.with_deployment(deployment) {

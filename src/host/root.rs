@@ -17,10 +17,12 @@ use crate::config::Config;
 use crate::flow::gateway::Gateway;
 use crate::flow::host::Host;
 use crate::flow::pool_request::PoolRequests;
+use crate::flow::request_buffer::RequestBuffer;
 
 thread_local! {
     /// Both stages of all configurations are in one VM, and so have one memory.
     static REQUESTS: Rc<PoolRequests> = Rc::default();
+    static BUFFER: Rc<RequestBuffer> = Rc::default();
 }
 
 pub(super) struct Root {
@@ -53,7 +55,8 @@ impl Root {
                 let config = Config::from_plugin(&document).map_err(|found| found.to_string())?;
                 metrics::define(&config);
                 let gateway = Gateway::new(config, &Envoy::new());
-                Ok(Stage::Gateway(Rc::new(Worker::new(self.id, gateway, requests))))
+                let buffer = BUFFER.with(Rc::clone);
+                Ok(Stage::Gateway(Rc::new(Worker::new(self.id, gateway, requests, buffer))))
             }
             Some(b"backend") => Ok(Stage::Backend(requests)),
             _ => Err("root_id: expected \"gateway\" or \"backend\"".to_owned()),

@@ -15,6 +15,7 @@ use crate::flow::gateway::Gateway;
 use crate::flow::pending::Pending;
 use crate::flow::pool_request::PoolRequests;
 use crate::flow::request::{Event, RequestFlow};
+use crate::flow::request_buffer::RequestBuffer;
 use crate::flow::step::{Message, Then};
 
 /// A request's flow, shared with those that wait.
@@ -24,20 +25,26 @@ pub(super) type SharedFlow = Rc<RefCell<RequestFlow>>;
 pub(super) struct Worker {
     pub(super) gateway: Rc<Gateway>,
     requests: Rc<PoolRequests>,
+    buffer: Rc<RequestBuffer>,
     pub(super) pending: Pending<SharedFlow>,
     pub(super) ticker: Rc<Ticker>,
 }
 
 impl Worker {
-    pub(super) fn new(root: u32, gateway: Gateway, requests: Rc<PoolRequests>) -> Self {
+    pub(super) fn new(
+        root: u32,
+        gateway: Gateway,
+        requests: Rc<PoolRequests>,
+        buffer: Rc<RequestBuffer>,
+    ) -> Self {
         let (gateway, pending) = (Rc::new(gateway), Pending::default());
-        Self { gateway, requests, pending, ticker: Rc::new(Ticker::new(root)) }
+        Self { gateway, requests, buffer, pending, ticker: Rc::new(Ticker::new(root)) }
     }
 
     /// Has a request's flow take an event, and does what it says.
     pub(super) fn advance(self: &Rc<Self>, id: u32, flow: &SharedFlow, event: Event) -> Action {
         let envoy = Envoy::of(&self.ticker, id);
-        let context = Context::new(id, &self.gateway, &self.requests, &envoy);
+        let context = Context::new(id, &self.gateway, &self.requests, &self.buffer, &envoy);
         let (next, step) = flow.replace(RequestFlow::Ended).on(event, &context);
         flow.replace(next);
         perform::change(step.message, &step.changes);
@@ -70,7 +77,7 @@ impl Worker {
     /// A request is over. Nothing more can be done with it, so its flow's step is not performed.
     pub(super) fn end(&self, id: u32, flow: &SharedFlow) {
         let envoy = Envoy::of(&self.ticker, id);
-        let context = Context::new(id, &self.gateway, &self.requests, &envoy);
+        let context = Context::new(id, &self.gateway, &self.requests, &self.buffer, &envoy);
         let _ = flow.replace(RequestFlow::Ended).on(Event::End, &context);
     }
 

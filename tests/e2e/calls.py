@@ -30,6 +30,7 @@ ANSWERS: Dict[str, Tuple[int, str]] = {
     "unknown_operation": (404, "404"),
     "missing_model": (400, "400"),
     "unreadable_body": (400, "400"),
+    "request_buffer_full": (503, "503"),
     "body_not_delivered": (500, "500"),
     "token_unavailable": (503, "503"),
     "token_refused": (503, "503"),

@@ -20,6 +20,7 @@ use aoai_filter::flow::measure::{Counter, Gauge, LogEntry};
 use aoai_filter::flow::pending::Pending;
 use aoai_filter::flow::pool_request::{PoolReference, PoolRequests};
 use aoai_filter::flow::request::{Event, RequestFlow};
+use aoai_filter::flow::request_buffer::RequestBuffer;
 use aoai_filter::flow::step::{Changes, HeaderChange, Message, Step, Then};
 use aoai_filter::flow::tokens::SHORTEST_TICK;
 use aoai_filter::identity::{CalloutResponse, Request as IdentityRequest};
@@ -410,6 +411,7 @@ pub(crate) struct Worker {
     root: Memory,
     gateway: RefCell<Rc<Gateway>>,
     pub(crate) requests: Rc<PoolRequests>,
+    pub(crate) buffer: Rc<RequestBuffer>,
     backend_stage: RefCell<Rc<PoolRequests>>,
     pending: Pending<Rc<Call>>,
     calls: Cell<u32>,
@@ -431,6 +433,7 @@ impl Worker {
             gateway: RefCell::new(Rc::new(gateway)),
             backend_stage: RefCell::new(Rc::clone(&requests)),
             requests,
+            buffer: Rc::default(),
             pending: Pending::default(),
             calls: Cell::default(),
             due: Cell::default(),
@@ -477,7 +480,7 @@ impl Worker {
         gateway: &'a Rc<Gateway>,
         memory: &'a Memory,
     ) -> Context<'a> {
-        Context::new(id, gateway, &self.requests, memory)
+        Context::new(id, gateway, &self.requests, &self.buffer, memory)
     }
 
     /// The worker reads what is known of backends.

@@ -21,5 +21,6 @@ mod models;
 mod refused_bodies;
 mod regions;
 mod replacement;
+mod request_buffer;
 mod tenants;
 mod waiting;
