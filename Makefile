@@ -106,6 +106,10 @@ bench: wasm tools ## Measure plain Envoy, the module and Envoy's own filters sid
 chaos: wasm tools ## Quiet tenants beside a noisy neighbour, in figures (ARGS="--seconds 60 --seed 1", ARGS=--help)
 	@$(call scenario,neighbour)
 
+.PHONY: soak
+soak: wasm tools ## Ten minutes of failing regions and new documents, in figures (ARGS="--seconds 60 --seed 1")
+	@$(call scenario,soak)
+
 .PHONY: bench-bodies
 bench-bodies: cargo ## Measure how fast bodies are read: natively, and in wasm where node is here
 	cargo run --quiet --locked --release --example bodies

@@ -16,9 +16,9 @@ from typing import Dict
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "azure-sim")]
 
-from chaos import noisy  # noqa: E402
+from chaos import noisy, soak  # noqa: E402
 
-SCENARIOS: Dict[str, ModuleType] = {"neighbour": noisy}
+SCENARIOS: Dict[str, ModuleType] = {"neighbour": noisy, "soak": soak}
 
 
 def main() -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from typing import Callable, List, Optional
 
-from azure_sim import AzureSim, Delivery, RecordedRequest, Resource, multipart
+from azure_sim import Answer, AzureSim, Delivery, RecordedRequest, Resource, multipart
 from azure_sim.script import Step
 from e2e.load import MARK, SEEN
 
@@ -20,9 +21,11 @@ _KEYS = ("api-key", "ocp-apim-subscription-key", "x-api-key", "subscription-key"
 class Arrivals:
     """Looks at every request that reaches a region, and forgets it."""
 
-    def __init__(self, azure: AzureSim, allowed: "frozenset[str]") -> None:
-        """`allowed`: the deployments that any caller may use."""
-        self._azure, self._allowed = azure, allowed
+    def __init__(self, azure: AzureSim, allowed: "frozenset[str]",
+                 fault: Callable[[Resource], Optional[Step]] = lambda _resource: None) -> None:
+        """`allowed`: the deployments that any caller may use. `fault`: what a region does to a request in
+        place of what it does usually."""
+        self._azure, self._allowed, self._fault = azure, allowed, fault
         self._lock = threading.Lock()
         self.violations: Counter[str] = Counter()
         for resource in azure.resources.values():
@@ -30,6 +33,7 @@ class Arrivals:
 
     def sweep(self) -> None:
         """Forgets what was recorded, and looks at what was not complete."""
+        self._azure.identity.recorder.take()
         for resource in self._azure.resources.values():
             for seen in resource.recorder.take():
                 if not seen.complete:
@@ -41,8 +45,10 @@ class Arrivals:
             mark = str(seen.header(MARK))
             if mark.startswith(REFUSED):
                 self._violated(f"a body that is to be refused arrived whole: {mark}")
-            answer = resource.answer(seen).with_headers([(SEEN, mark)])
-            return answer.delivered(Delivery(delay=LATENCY))
+            fault = self._fault(resource)
+            answer = fault if isinstance(fault, Answer) else resource.answer(seen)
+            delivery = fault if isinstance(fault, Delivery) else Delivery(delay=LATENCY)
+            return answer.with_headers([(SEEN, mark)]).delivered(delivery)
         return rule
 
     def _look_at(self, resource: Resource, seen: RecordedRequest) -> None:
@@ -53,6 +59,8 @@ class Arrivals:
         if (len(seen.header_values("authorization")) != 1 or seen.token is None
                 or seen.token.oid != machine.object_id):
             self._violated("a request arrived that is not signed in as the gateway")
+        elif seen.token.exp <= time.time():
+            self._violated("a request arrived with a token that has expired")
         names = {name for name, _ in seen.headers} | {name.lower() for name, _ in seen.query}
         if names.intersection(_KEYS):
             self._violated("a key arrived")

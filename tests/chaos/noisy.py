@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Dict, List, Tuple
 
 from azure_sim import AzureSim
 from bench.machine import resident_mb
@@ -27,9 +26,10 @@ from bench.tables import percentile
 from chaos import neighbour, quiet
 from chaos.arrivals import Arrivals
 from chaos.attacks import ATTACKS
-from chaos.quiet import EXPLAINED, SERVED, WRONG, Outcome
-from chaos.scene import MODELS, QUIET, Scene, deployment
+from chaos.child import Child
 from chaos.health import failures
+from chaos.quiet import SERVED, WRONG, Outcome
+from chaos.scene import MISCONFIGURED, MODELS, QUIET, THROTTLED, Scene, deployment
 from e2e.gateway import Gateway
 
 SECONDS = 120
@@ -39,8 +39,11 @@ _SHARES = {ALONE: 0.25, BESIDE: 0.5, AFTER: 0.25}
 _AIM = 1.5
 _WARM_UP = 2.0
 _WORKERS = 2
-# A process of its own for each side: in one, Python's threads would wait for each other.
-_PROCESSES = multiprocessing.get_context("spawn")
+# Each connection of a tenant has a request every so many seconds.
+_INTERVAL = 0.6
+_EVERLASTING = 1 << 30
+# What a region's own state explains, although a healthy region is there.
+_EXPLAINED = {f"401 PermissionDenied from {MISCONFIGURED}", f"429 from {THROTTLED}"}
 
 
 @dataclass
@@ -51,24 +54,6 @@ class Phase:
     start: float
     end: float
     megabytes: float
-
-
-class Child:
-    """A process that runs until it is told to stop, and then says what it has seen."""
-
-    def __init__(self, run: Callable[..., None], *arguments: Any) -> None:
-        self._stop = _PROCESSES.Event()
-        self._results, sending = _PROCESSES.Pipe(duplex=False)
-        self._process = _PROCESSES.Process(
-            target=run, args=(*arguments, self._stop, sending), daemon=True)
-        self._process.start()
-        sending.close()
-
-    def stop(self) -> Any:
-        self._stop.set()
-        seen = self._results.recv()
-        self._process.join()
-        return seen
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +79,7 @@ def run(options: argparse.Namespace) -> Counter[str]:
         scene.prepare(all_well=options.all_well)
         gateway = stack.enter_context(Gateway(scene.document(), azure, workers=_WORKERS))
         arrivals = Arrivals(azure, frozenset(map(deployment, MODELS)))
-        tenants = Child(quiet.run, gateway.port)
+        tenants = Child(quiet.run, gateway.port, _INTERVAL, _EVERLASTING)
         _wait(_WARM_UP, arrivals, gateway)
         phases: List[Phase] = []
         attacks: neighbour.Outcomes = Counter()
@@ -137,7 +122,7 @@ def _print_tenants(phases: List[Phase], outcomes: List[Outcome]) -> None:
     row("requests", [f"{len(all_of):,}" for all_of in of_phase.values()])
     row("served", [_share(counts[SERVED], counts) for counts in verdicts.values()])
     kinds = sorted({verdict for counts in verdicts.values() for verdict in counts} - {SERVED})
-    explained = [kind for kind in kinds if kind in EXPLAINED.values()]
+    explained = [kind for kind in kinds if kind in _EXPLAINED]
     row("failed by a region's own state", [
         _share(sum(counts[kind] for kind in explained), counts) for counts in verdicts.values()])
     for kind in explained:

@@ -10,20 +10,18 @@ from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Event
 from typing import Dict, Iterator, List, Optional, Tuple
 
-from chaos.scene import BALANCED, MISCONFIGURED, ORDERED, QUIET, THROTTLED
+from chaos.scene import BALANCED, ORDERED, QUIET
 from e2e.load import SEEN, Sent, content
 from e2e.side_by_side import SideBySide
 from e2e.wire import Closed, Connection, Response
 
 SERVED = "served"
-# A region's own state: a healthy one was there all the same.
-EXPLAINED = {(MISCONFIGURED, 401): "401 of the misconfigured region",
-             (THROTTLED, 429): "429 of the throttled region"}
-WRONG = "wrong: "
-# No response within this time is a failure.
+WRONG, LOST = "wrong: ", "lost: "
+# No response within this time is a lost one.
 _PATIENCE = 30.0
-# Each tenant has so many connections, on each of which a request is due this often, in seconds.
-_CONNECTIONS, _INTERVAL = 3, 0.6
+# Each tenant has so many connections.
+_CONNECTIONS = 3
+CONNECTIONS = _CONNECTIONS * len(QUIET)
 _KINDS: List[Dict[str, object]] = [
     {"model": BALANCED, "in_url": True}, {"model": ORDERED, "in_url": False},
     {"model": BALANCED, "in_url": False, "stream": True},
@@ -40,34 +38,40 @@ class Outcome:
     verdict: str
 
 
-def run(port: int, stop: Event, results: Pipe) -> None:
+def run(port: int, interval: float, most: int, stop: Event, results: Pipe) -> None:
     """Calls until `stop`, in a process of its own, and sends the outcomes."""
-    tenants = Tenants(port)
+    tenants = Tenants(port, interval, most)
     with tenants:
         stop.wait()
     results.send(tenants.outcomes)
 
 
 class Tenants(SideBySide[Tuple[str, int]]):
-    """All tenants' connections. A request is due at fixed times: one that has to wait for the response
-    before it counts from when it was due."""
+    """All tenants' connections, on each of which a request is due every so many seconds, and which are
+    made anew after so many requests at most. A request that has to wait for the response before it counts
+    from when it was due."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, interval: float, most: int) -> None:
         self.outcomes: List[Outcome] = []
-        self._port = port
+        self._port, self._interval, self._most = port, interval, most
         super().__init__((tenant, number) for tenant in QUIET for number in range(_CONNECTIONS))
 
     def call(self, client: Tuple[str, int]) -> None:
         tenant, number = client
         place = list(QUIET).index(tenant) * _CONNECTIONS + number
-        due = time.monotonic() + _INTERVAL * place / (len(QUIET) * _CONNECTIONS)
+        due = time.monotonic() + self._interval * place / CONNECTIONS
         connection: Optional[Connection] = None
+        used = 0
         for sent in _requests(tenant, number):
             if self.stop.wait(max(due - time.monotonic(), 0)):
                 break
             connection, verdict = self._exchange(connection, sent)
             self.outcomes.append(Outcome(due, time.monotonic() - due, verdict))
-            due += _INTERVAL
+            due += self._interval
+            used += 1
+            if connection is not None and used % self._most == 0:
+                connection.close()
+                connection = None
         if connection is not None:
             connection.close()
 
@@ -79,7 +83,7 @@ class Tenants(SideBySide[Tuple[str, int]]):
         except (Closed, OSError) as error:
             if connection is not None:
                 connection.close()
-            return None, f"no response ({type(error).__name__})"
+            return None, f"{LOST}{type(error).__name__}"
         verdict = judged(sent, response)
         if response.head.values("connection") == ["close"]:
             connection.close()
@@ -95,7 +99,8 @@ def _requests(tenant: str, number: int) -> Iterator[Sent]:
 
 
 def judged(sent: Sent, response: Response) -> str:
-    """How a request was answered. It starts with `WRONG` where the response is not the request's."""
+    """How a request was answered: with `WRONG` in front where the response is not the request's, and with
+    `LOST` where Envoy has answered."""
     head = response.head
     region, seen = head.header("x-aoai-backend"), head.values(SEEN)
     if seen not in ([sent.mark], []):
@@ -106,18 +111,17 @@ def judged(sent: Sent, response: Response) -> str:
         except (AssertionError, ValueError, KeyError, IndexError):
             right = False
         return SERVED if right else f"{WRONG}not what the region sent"
-    explained = EXPLAINED.get((str(region), response.status)) if seen else None
-    source = region if seen else "the gateway"
-    return explained or f"{response.status} {_reason(response)} from {source}"
+    if seen:
+        return f"{response.status} {_code(response)}from {region}"
+    reason = head.header("x-aoai-reason")
+    return f"{response.status} {reason}" if reason else f"{LOST}{response.status} {response.body!r:.80}"
 
 
-def _reason(response: Response) -> str:
-    """What a failure says of itself."""
-    reason = response.head.header("x-aoai-reason")
-    if reason is not None:
-        return reason
+def _code(response: Response) -> str:
+    """What an error of Azure's is called, where that is more than its status."""
     try:
         error = json.loads(response.body)["error"]
-        return str(error.get("type") or error["code"])
+        code = str(error.get("type") or error["code"])
     except (ValueError, KeyError, TypeError):
-        return response.body[:60].decode("latin-1")
+        return ""
+    return "" if code == str(response.status) else f"{code} "
