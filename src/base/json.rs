@@ -1,5 +1,8 @@
 //! A document as a tree, before anything is known about its meaning.
 
+pub mod fields;
+mod skip;
+
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};

@@ -10,7 +10,6 @@ pub mod edit;
 mod json;
 mod model;
 mod multipart;
-mod skip;
 
 use thiserror::Error;
 

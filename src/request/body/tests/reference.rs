@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::super::json::{JsonReader, LONGEST_KEY};
-use super::super::model::{is_model, BodyError, ModelField, LONGEST_VALUE};
+use super::super::json::LONGEST_KEY;
+use super::super::model::{begins_like_model, is_model, BodyError, ModelField, LONGEST_VALUE};
+use crate::base::json::fields::beginning_of;
 use crate::config::Node;
 
 /// As [`super::super::json::JsonReader`].
@@ -112,7 +113,10 @@ impl Reference {
             (State::InKey(mut text), byte) => {
                 let ended = text.add(byte, LONGEST_KEY)?;
                 if text.too_long {
-                    JsonReader::default().check_long_key(&text.raw[1..])?;
+                    let text = beginning_of(&text.raw[1..]).ok_or(BodyError::Unreadable)?;
+                    if begins_like_model(&text) {
+                        return Err(BodyError::TwoModels);
+                    }
                 }
                 match ended {
                     Ended::NotYet => State::InKey(text),

@@ -1,7 +1,12 @@
 //! Skipping what need not be understood of JSON, in strides that the compiler turns into vector
 //! instructions (simd128 in the module). `make bench-bodies` measures the effect.
 
-use super::model::BodyError;
+use thiserror::Error;
+
+/// The bytes are not a JSON object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not a JSON object")]
+pub struct NotJson;
 
 /// How much of a string was skipped.
 pub(super) enum Skipped {
@@ -13,24 +18,24 @@ pub(super) enum Skipped {
 
 /// Skips a string from inside it, behind a backslash or not, and returns what follows. Control
 /// bytes are errors in it.
-pub(super) fn string(bytes: &[u8], escaped: bool) -> Result<(Skipped, &[u8]), BodyError> {
+pub(super) fn string(bytes: &[u8], escaped: bool) -> Result<(Skipped, &[u8]), NotJson> {
     let mut rest = if escaped { behind_backslash(bytes)? } else { Some(bytes) };
     while let Some(bytes) = rest {
         match skip_text(bytes) {
             [] => return Ok((Skipped::Part { escaped: false }, &[])),
             [b'"', behind @ ..] => return Ok((Skipped::Whole, behind)),
             [b'\\', behind @ ..] => rest = behind_backslash(behind)?,
-            _ => return Err(BodyError::Unreadable),
+            _ => return Err(NotJson),
         }
     }
     Ok((Skipped::Part { escaped: true }, &[]))
 }
 
 /// What follows the escaped byte, if that is there.
-fn behind_backslash(bytes: &[u8]) -> Result<Option<&[u8]>, BodyError> {
+fn behind_backslash(bytes: &[u8]) -> Result<Option<&[u8]>, NotJson> {
     match bytes {
         [] => Ok(None),
-        [0..=0x1f, ..] => Err(BodyError::Unreadable),
+        [0..=0x1f, ..] => Err(NotJson),
         [_, behind @ ..] => Ok(Some(behind)),
     }
 }
