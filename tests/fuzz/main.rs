@@ -24,6 +24,7 @@ mod mutation;
 mod readers;
 mod requests;
 mod shared;
+mod usage;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
