@@ -210,7 +210,7 @@ impl Forwarded {
             Response::Replacing(body) => {
                 if let Some(size) = size {
                     let with = body.unwrap_or_default();
-                    changes.body = Some(BodyEdit { at: 0..size, with });
+                    changes.body = Some(BodyEdit { at: 0..size, with: with.into_bytes() });
                     self.response = Response::Replacing(None);
                 }
                 Then::Continue
@@ -253,7 +253,7 @@ impl Forwarded {
                 self.count(ctx, Counter::Replied(reply.reason));
                 let with = reply.body();
                 replace_head(ctx, changes, &reply, with.len());
-                changes.body = Some(BodyEdit { at: 0..held, with });
+                changes.body = Some(BodyEdit { at: 0..held, with: with.into_bytes() });
             }
             (Some(_), _) => changes.set(DIAGNOSIS, found.diagnosis.slug),
             (None, _) => {}

@@ -81,7 +81,7 @@ impl Refused {
             return Err(self.reply);
         }
         if held > 0 {
-            changes.body = Some(BodyEdit { at: 0..held, with: String::new() });
+            changes.body = Some(BodyEdit { at: 0..held, with: Vec::new() });
         }
         Ok((Self { discarded, is_coming: true, ..self }, Then::Pause(None)))
     }

@@ -45,7 +45,7 @@ fn edit_body(body: BufferType, edit: &BodyEdit) {
     if edit.at.start > 0 {
         start = hostcalls::get_buffer(body, 0, edit.at.start).ok().flatten().unwrap_or_default();
     }
-    start.extend_from_slice(edit.with.as_bytes());
+    start.extend_from_slice(&edit.with);
     let _ = hostcalls::set_buffer(body, 0, edit.at.end, &start);
 }
 

@@ -143,10 +143,10 @@ impl DetachedPlan {
             writer.text(backend).text(token_key).text(authority).bytes(path);
             writer.optional(*content_length);
             let (at, with) = match body {
-                Some(BodyEdit { at, with }) => (at.clone(), with.as_str()),
-                None => (0..0, ""),
+                Some(BodyEdit { at, with }) => (at.clone(), with.as_slice()),
+                None => (0..0, [].as_slice()),
             };
-            writer.number(at.start as u64).number(at.end as u64).text(with);
+            writer.number(at.start as u64).number(at.end as u64).bytes(with);
         }
         writer.finish()
     }
@@ -173,7 +173,7 @@ fn read_attempt(reader: &mut Reader<'_>) -> Option<DetachedAttempt> {
     let content_length = reader.optional()?;
     let (start, end) = (reader.number()?, reader.number()?);
     let at = usize::try_from(start).ok()?..usize::try_from(end).ok()?;
-    let with = reader.text()?.to_owned();
+    let with = reader.bytes()?.to_vec();
     // Every name of a deployment has at least one character.
     let body = (!with.is_empty()).then_some(BodyEdit { at, with });
     let attempt = Attempt { authority, path, content_length, body };
@@ -256,7 +256,11 @@ mod tests {
             assert_eq!(attempt.authority, format!("contoso-{backend}.openai.azure.com"), "{name}");
             assert_eq!(attempt.path, path.as_bytes(), "{name}");
             assert_eq!(attempt.content_length, content_length, "{name}");
-            assert_eq!(attempt.body.map(|edit| edit.with).as_deref(), with, "{name}");
+            assert_eq!(
+                attempt.body.map(|edit| edit.with).as_deref(),
+                with.map(str::as_bytes),
+                "{name}"
+            );
         }
         assert_eq!(
             plan(None, None, "/").attempt("other").err(),
@@ -273,7 +277,7 @@ mod tests {
         let body = ModelInBody { at: 9..12, syntax: NameSyntax::Quoted };
         let forwarded = plan(None, Some(body), "/").forwarded();
         let attempt = forwarded.attempt("sweden").unwrap();
-        assert_eq!(attempt.body, Some(BodyEdit { at: 9..14, with: "\"m\"".to_owned() }));
+        assert_eq!(attempt.body, Some(BodyEdit { at: 9..14, with: b"\"m\"".to_vec() }));
         assert_eq!(attempt.content_length, Some(100));
         assert_eq!(forwarded.attempt("eastus").unwrap().content_length, Some(102));
     }

@@ -25,6 +25,7 @@ use aoai_filter::flow::step::{Changes, HeaderChange, Message, Step, Then};
 use aoai_filter::flow::tokens::SHORTEST_TICK;
 use aoai_filter::identity::{CalloutResponse, Request as IdentityRequest};
 use aoai_filter::reply::LocalResponse;
+use aoai_filter::request::body::edit::BodyEdit;
 
 /// What the route removes from every response, and what it allows of retries.
 const REMOVED: [&str; 6] = [
@@ -392,6 +393,12 @@ fn remove(headers: &mut Headers, name: &str) {
 fn set(headers: &mut Headers, name: &str, value: &[u8]) {
     remove(headers, name);
     headers.push((name.to_owned(), value.to_vec()));
+}
+
+/// As Envoy does, where what is beyond a buffer is behind it.
+fn edit_body(body: &mut Vec<u8>, edit: &BodyEdit) {
+    let place = |at: usize| at.min(body.len());
+    body.splice(place(edit.at.start)..place(edit.at.end), edit.with.iter().copied());
 }
 
 fn change(headers: &mut Headers, changes: &Changes) {
@@ -829,7 +836,7 @@ impl Call {
                 Message::Request => &mut at.request_body,
                 Message::Response => &mut at.response_body,
             };
-            body.splice(edit.at.clone(), edit.with.bytes());
+            edit_body(body, edit);
         }
         if let Some(reference) = &step.changes.pool_reference {
             at.pool_reference = Some(reference.clone());
@@ -1055,7 +1062,7 @@ impl Call {
         assert!(step.changes.headers.is_empty() || matches!(event, AttemptEvent::Head { .. }));
         change(&mut self.memory.at.borrow_mut().request_headers, &step.changes);
         if let Some(edit) = &step.changes.body {
-            memory.at.borrow_mut().request_body.splice(edit.at.clone(), edit.with.bytes());
+            edit_body(&mut memory.at.borrow_mut().request_body, edit);
         }
         drop(stream);
         match step.then {

@@ -39,7 +39,7 @@ fn plan() -> DetachedPlan {
             body,
         },
     };
-    let edit = BodyEdit { at: 9..17, with: "\"deployed\"".to_owned() };
+    let edit = BodyEdit { at: 9..17, with: b"\"deployed\"".to_vec() };
     DetachedPlan {
         model: "pooled".to_owned(),
         retry_within: Duration::from_secs(10),

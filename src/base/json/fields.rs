@@ -79,6 +79,18 @@ pub enum Want<F> {
     Object(F),
 }
 
+impl<F> Want<F> {
+    /// The same of a field that has this in it.
+    pub fn map<G>(self, field: impl FnOnce(F) -> G) -> Want<G> {
+        match self {
+            Self::Nothing => Want::Nothing,
+            Self::Text(inner, limit) => Want::Text(field(inner), limit),
+            Self::Raw(inner, limit) => Want::Raw(field(inner), limit),
+            Self::Object(inner) => Want::Object(field(inner)),
+        }
+    }
+}
+
 /// The value of a field that is wanted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Value<'a> {

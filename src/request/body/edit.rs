@@ -1,4 +1,4 @@
-//! Replacing the model's name in a body that passes in pieces.
+//! Replacing some of a body that passes in pieces.
 
 use std::ops::Range;
 
@@ -23,10 +23,10 @@ pub enum NameSyntax {
 /// A replacement of some of a body's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BodyEdit {
-    /// Which bytes, counted from the body's first.
+    /// Which bytes, counted from the body's first, or from the first that are held.
     pub at: Range<usize>,
-    /// The text that replaces it.
-    pub with: String,
+    /// What replaces them.
+    pub with: Vec<u8>,
 }
 
 impl NameSyntax {
@@ -43,11 +43,16 @@ impl NameSyntax {
 impl ModelInBody {
     /// The edit by which the body names a deployment.
     pub fn edit(&self, deployment: &str) -> BodyEdit {
-        BodyEdit { at: self.at.clone(), with: self.syntax.encode(deployment) }
+        BodyEdit { at: self.at.clone(), with: self.syntax.encode(deployment).into_bytes() }
     }
 }
 
 impl BodyEdit {
+    /// Puts something behind all that is held of a body.
+    pub fn append(with: Vec<u8>) -> Self {
+        Self { at: usize::MAX..usize::MAX, with }
+    }
+
     /// How long a body of this length becomes.
     pub fn length_of(&self, length: u64) -> u64 {
         length.saturating_sub(self.at.len() as u64).saturating_add(self.with.len() as u64)
@@ -112,7 +117,7 @@ mod tests {
                 Piece::Incomplete => continue,
                 Piece::Unchanged => {}
                 Piece::Edited(BodyEdit { at, with }) => {
-                    held.splice(at, with.into_bytes());
+                    held.splice(at, with);
                 }
             }
             sent.append(&mut held);
@@ -123,8 +128,8 @@ mod tests {
     #[test]
     fn a_name_is_written_in_the_bodys_own_syntax() {
         let edit = |syntax| ModelInBody { at: 3..6, syntax }.edit("d");
-        assert_eq!(edit(NameSyntax::Quoted), BodyEdit { at: 3..6, with: "\"d\"".to_owned() });
-        assert_eq!(edit(NameSyntax::Plain), BodyEdit { at: 3..6, with: "d".to_owned() });
+        assert_eq!(edit(NameSyntax::Quoted), BodyEdit { at: 3..6, with: b"\"d\"".to_vec() });
+        assert_eq!(edit(NameSyntax::Plain), BodyEdit { at: 3..6, with: b"d".to_vec() });
         assert_eq!(edit(NameSyntax::Plain).length_of(10), 8);
     }
 
@@ -137,7 +142,7 @@ mod tests {
         ) {
             let start = ends.0.min(ends.1).min(body.len() - 1);
             let end = (ends.0.max(ends.1) + 1).min(body.len()).max(start + 1);
-            let edit = BodyEdit { at: start..end, with: "name".to_owned() };
+            let edit = BodyEdit { at: start..end, with: b"name".to_vec() };
             let mut expected = body.clone();
             expected.splice(start..end, *b"name");
             prop_assert_eq!(edited(&body, &edit, size), expected);

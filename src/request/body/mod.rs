@@ -10,6 +10,8 @@ pub mod edit;
 mod json;
 mod model;
 mod multipart;
+pub mod rewrite;
+pub mod stream_options;
 
 use thiserror::Error;
 
@@ -17,6 +19,8 @@ use json::JsonReader;
 use multipart::MultipartReader;
 
 use edit::NameSyntax;
+use rewrite::Rewrites;
+use stream_options::StreamOptions;
 
 pub use model::{BodyError, ModelField};
 
@@ -50,7 +54,7 @@ pub enum FormatError {
 #[derive(Debug)]
 pub enum BodyReader {
     /// See [`BodyFormat::Json`].
-    Json(JsonReader),
+    Json(Box<JsonReader>),
     /// See [`BodyFormat::Multipart`].
     Multipart(Box<MultipartReader>),
 }
@@ -93,7 +97,7 @@ impl BodyFormat {
     /// A reader for such a body, which also keeps the texts of these fields of JSON.
     pub fn reader(&self, wanted: impl Iterator<Item = &'static str>) -> BodyReader {
         match self {
-            Self::Json => BodyReader::Json(JsonReader::new(wanted)),
+            Self::Json => BodyReader::Json(Box::new(JsonReader::new(wanted))),
             Self::Multipart { boundary } => {
                 BodyReader::Multipart(Box::new(MultipartReader::new(boundary)))
             }
@@ -117,7 +121,21 @@ impl BodyReader {
     /// A reader for JSON that names no model, or one that does not matter, and in which `data_sources` is
     /// an error.
     pub fn of_data_sources() -> Self {
-        Self::Json(JsonReader::without_model()).refusing_data_sources()
+        Self::Json(Box::new(JsonReader::without_model())).refusing_data_sources()
+    }
+
+    /// A reader for a body in which nothing can be an error: it may be JSON, and have the options of a stream.
+    pub fn of_options() -> Self {
+        Self::Json(Box::new(JsonReader::lenient())).asking_for_usage()
+    }
+
+    /// A reader that finds out what has to change in JSON for a stream to tell its usage.
+    #[must_use]
+    pub fn asking_for_usage(mut self) -> Self {
+        if let Self::Json(reader) = &mut self {
+            reader.ask_for_usage();
+        }
+        self
     }
 
     /// A reader to which `data_sources` is an error, whatever its value.
@@ -179,6 +197,22 @@ impl BodyReader {
         match self {
             Self::Json(_) => NameSyntax::Quoted,
             Self::Multipart(_) => NameSyntax::Plain,
+        }
+    }
+
+    /// What the body says of streams, where that matters.
+    pub fn options(&self) -> Option<&StreamOptions> {
+        match self {
+            Self::Json(reader) => reader.options(),
+            Self::Multipart(_) => None,
+        }
+    }
+
+    /// What has to change in what was read since the last time, for a stream to tell its usage.
+    pub fn take_rewrites(&mut self) -> Rewrites {
+        match self {
+            Self::Json(reader) => reader.take_rewrites(),
+            Self::Multipart(_) => Rewrites::default(),
         }
     }
 }
