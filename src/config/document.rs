@@ -8,6 +8,7 @@ use super::backend::backends;
 use super::credential::credentials;
 use super::failover::failover;
 use super::listener::listener;
+use super::metering::metering;
 use super::model::models;
 use super::reader::Reader;
 use super::subscription::{subscriptions, Served};
@@ -20,7 +21,7 @@ const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
 /// Clients and proxies give up before; a request that waits longer only holds memory.
 const TOKEN_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(5 * 60);
 
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
     "cloud",
     "identity",
     "identities",
@@ -28,6 +29,7 @@ const FIELDS: [&str; 10] = [
     "token_wait",
     "listener",
     "failover",
+    "metering",
     "subscriptions",
     "backends",
     "models",
@@ -41,6 +43,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         reader.optional(object, "token_wait", |r, node| time::duration(r, node, TOKEN_WAIT));
     let listener = reader.optional(object, "listener", listener);
     let failover = reader.optional(object, "failover", failover);
+    let metering = reader.optional(object, "metering", metering);
     let backends = reader
         .required(object, "backends", "the Azure OpenAI resources", |r, node| {
             backends(r, node, &credentials)
@@ -71,6 +74,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         token_wait: token_wait.unwrap_or(DEFAULT_TOKEN_WAIT),
         listener: listener.unwrap_or_default(),
         failover: failover.unwrap_or_default(),
+        metering: metering.unwrap_or_default(),
         subscriptions: subscriptions?,
         backends: backends.all.into_iter().flatten().collect(),
         models: by_name,

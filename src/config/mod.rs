@@ -14,6 +14,7 @@ mod endpoint;
 mod failover;
 mod identity;
 mod listener;
+mod metering;
 mod model;
 mod names;
 mod problem;

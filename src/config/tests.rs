@@ -34,6 +34,8 @@ failover:
   longest_cooldown: 90s
   failures_in_a_row: 5
   retry_within: 1500ms
+metering:
+  streams: reported
 subscriptions:
 - id: search-team
   keys:
@@ -123,6 +125,7 @@ fn a_whole_document_reads() {
             retry_within: Duration::from_millis(1500),
         }
     );
+    assert_eq!(config.metering, Metering { streams: Streams::Reported });
 
     let backend = |position, name: &str, endpoint: &str, cluster: &str| {
         Arc::new(Backend {
@@ -229,6 +232,7 @@ fn what_is_left_out_has_its_default() {
             retry_within: Duration::from_secs(10),
         }
     );
+    assert_eq!(config.metering, Metering { streams: Streams::Exact });
     assert_eq!(config.backends[0].cluster, "aoai_eastus");
     let placement = &config.models["gpt-4o"].placements[0];
     assert_eq!((&*placement.deployment, placement.priority, placement.weight), ("gpt-4o", 0, 1));
@@ -303,10 +307,10 @@ fn assert_says(rows: &[(&str, &str, &str, &str)]) {
 fn mistakes_of_form_are_reported() {
     assert_says(&[
         ("unknown field near another", "audience:", "audiance:", r#"audiance: unknown field; did you mean "audience"?"#),
-        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, subscriptions, backends or models"),
+        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, metering, subscriptions, backends or models"),
         ("unknown field within", "custom_domain: false", "port: 443", "backends[1].port: unknown field; expected name, endpoint, cluster, custom_domain or identity"),
         ("unknown field of a placement", "weight: 3", "wieght: 3", r#"models[0].backends[1].wieght: unknown field; did you mean "weight"?"#),
-        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, subscriptions, backends or models"),
+        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, metering, subscriptions, backends or models"),
         ("merge key", "state: active", "<<: {state: active}", r#"subscriptions[1]["<<"]: unknown field; expected id, keys, models, operations, state, not_before or expires_at"#),
         ("duplicate field", "state: active", "state: active\n  state: active", "subscriptions[1].state: given twice; keep one"),
         ("field three times", "token_wait: 2m", "token_wait: 2m\ntoken_wait: 3m\ntoken_wait: 4m", "token_wait: given twice; keep one\ntoken_wait: given twice; keep one"),
@@ -623,6 +627,25 @@ fn mistakes_of_the_listener_are_reported() {
         let expected = (2 * u64::from(listener.body_limit)).max(128 << 20);
         assert_eq!(listener.request_buffer, expected, "{size}: room for one body at least");
     }
+}
+
+#[test]
+fn mistakes_of_metering_are_reported() {
+    assert_says(&[
+        (
+            "unknown value",
+            "streams: reported",
+            "streams: no",
+            r#"metering.streams: found "no"; expected exact or reported"#,
+        ),
+        (
+            "unknown field",
+            "streams: reported",
+            "stream: exact",
+            r#"metering.stream: unknown field; did you mean "streams"?"#,
+        ),
+    ]);
+    assert!(read(&WHOLE.replace("streams: reported", "streams: exact")).is_ok());
 }
 
 #[test]

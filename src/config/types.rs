@@ -21,6 +21,8 @@ pub struct Config {
     pub listener: Listener,
     /// When a backend goes into cooldown, and how long a request tries others.
     pub failover: Failover,
+    /// How tokens are counted.
+    pub metering: Metering,
     /// The subscriptions, by the digests of their keys.
     pub subscriptions: BTreeMap<Digest, Arc<Subscription>>,
     /// Azure OpenAI resources, in the document's order.
@@ -161,6 +163,24 @@ pub struct Failover {
     pub failures_in_a_row: u32,
     /// No further attempt starts later than this after a backend first had the whole request.
     pub retry_within: Duration,
+}
+
+/// How the tokens that requests use are counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metering {
+    /// Those of streamed responses.
+    pub streams: Streams,
+}
+
+/// How the tokens of streamed chats and completions are counted, which Azure tells only where it is asked to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Streams {
+    /// Exactly: it is asked, and what the caller has not asked for is taken out of the response.
+    #[default]
+    Exact,
+    /// As far as the caller has asked for it, and estimated otherwise. Requests and responses stay as they
+    /// are.
+    Reported,
 }
 
 /// A consumer and what it may do.

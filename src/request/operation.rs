@@ -51,6 +51,23 @@ pub enum ModelForm {
     Dated,
 }
 
+/// What tokens an operation uses, and how far they can be estimated where its response does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tokens {
+    /// None, or not at the time of the request.
+    None,
+    /// Of texts: of the request, and of the response.
+    Texts,
+    /// The same, and a streamed response tells them only where `stream_options` ask for it.
+    TextsIfAsked,
+    /// Of the request's text alone.
+    Input,
+    /// Of sound and images, if any at all.
+    Media,
+    /// Of the responses within a session (realtime).
+    Session,
+}
+
 /// An operation of the data plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operation {
@@ -64,6 +81,8 @@ pub struct Operation {
     pub takes_data_sources: bool,
     /// What it asks for, where it asks for models.
     pub listing: Option<Listing>,
+    /// What tokens it uses.
+    pub tokens: Tokens,
 }
 
 /// The segment that holds the deployment in `/openai/deployments/{name}/…`.
@@ -71,6 +90,9 @@ const DEPLOYMENT: usize = 2;
 
 /// The query parameter by which a second connection joins a realtime session that exists.
 const CALL: &str = "call_id";
+
+/// The first dated API version that knows `stream_options`; older ones refuse it with a 400.
+const STREAM_OPTIONS_SINCE: &str = "2024-08-01";
 
 impl Operation {
     /// Finds the operation of a method, a decoded path and a query; `None` outside the data plane.
@@ -88,23 +110,39 @@ impl Operation {
             ["openai", "deployments", _, operation @ ..] => {
                 let is_inference = method == "POST" && is_stateless(operation);
                 let class = if is_inference { Class::Inference } else { Class::Resources };
+                let tokens = match is_inference {
+                    true => tokens(operation, knows_stream_options(query)),
+                    false => Tokens::None,
+                };
                 Some(Self {
                     class,
                     model: ModelSource::Segment(DEPLOYMENT),
                     is_stateful: !is_inference,
                     takes_data_sources: is_inference && is_chat(operation),
                     listing: None,
+                    tokens,
                 })
             }
-            ["openai", "v1", operation @ ..] | ["openai", operation @ ..] => {
+            ["openai", beside @ ..] => {
+                let (operation, knows_stream_options) = match beside {
+                    ["v1", operation @ ..] => (operation, true),
+                    operation => (operation, knows_stream_options(query)),
+                };
                 let listing = Listing::find(method, &path);
-                Some(Self { listing, ..Self::beside_deployments(method, operation, query) })
+                let found =
+                    Self::beside_deployments(method, operation, query, knows_stream_options);
+                Some(Self { listing, ..found })
             }
             _ => None,
         }
     }
 
-    fn beside_deployments(method: &str, operation: &[&str], query: Query<'_>) -> Self {
+    fn beside_deployments(
+        method: &str,
+        operation: &[&str],
+        query: Query<'_>,
+        knows_stream_options: bool,
+    ) -> Self {
         use Class::{Inference, Resources};
         use ModelSource::{Body, BodyIfAny, Nowhere};
         let (class, model) = match (method, operation) {
@@ -119,7 +157,12 @@ impl Operation {
         // A response is stored unless the request contains `store: false`, and the next one may refer to it.
         let is_stateful = class == Resources || is_of_responses(operation);
         let takes_data_sources = class == Inference && is_chat(operation);
-        Self { class, model, is_stateful, takes_data_sources, listing: None }
+        let tokens = match (class, model) {
+            (Inference, Body) => tokens(operation, knows_stream_options),
+            (Inference, ModelSource::Query) => Tokens::Session,
+            _ => Tokens::None,
+        };
+        Self { class, model, is_stateful, takes_data_sources, listing: None, tokens }
     }
 }
 
@@ -134,6 +177,36 @@ impl Listing {
         };
         Some(Self { form, model })
     }
+}
+
+/// The tokens of an operation that is inference, and is not realtime.
+fn tokens(operation: &[&str], knows_stream_options: bool) -> Tokens {
+    match operation {
+        ["chat", "completions"] | ["completions"] if knows_stream_options => Tokens::TextsIfAsked,
+        ["chat", "completions"] | ["completions"] | ["responses"] | ["responses", "compact"] => {
+            Tokens::Texts
+        }
+        ["embeddings"] => Tokens::Input,
+        ["audio" | "images", ..] => Tokens::Media,
+        _ => Tokens::None,
+    }
+}
+
+/// Whether the API version of a query, a date and perhaps `-preview`, knows `stream_options`.
+fn knows_stream_options(query: Query<'_>) -> bool {
+    let mut versions = query.parameters().filter(|parameter| parameter.is_named("api-version"));
+    let (Some(version), None) = (versions.next(), versions.next()) else {
+        return false;
+    };
+    let version = version.value();
+    let Some((date, _)) = version.split_at_checked(STREAM_OPTIONS_SINCE.len()) else {
+        return false;
+    };
+    let is_date = date.iter().enumerate().all(|(at, byte)| match at {
+        4 | 7 => *byte == b'-',
+        _ => byte.is_ascii_digit(),
+    });
+    is_date && date >= STREAM_OPTIONS_SINCE.as_bytes()
 }
 
 /// Opening a realtime session is inference. Joining one is not: it is somebody's, and has its model.
@@ -243,6 +316,31 @@ mod tests {
     }
 
     #[test]
+    fn every_operation_that_uses_tokens_is_known_as_such() {
+        let rows = [
+            ("POST", "/openai/v1/chat/completions", Tokens::TextsIfAsked),
+            ("POST", "/openai/v1/completions", Tokens::TextsIfAsked),
+            ("POST", "/openai/v1/responses", Tokens::Texts),
+            ("POST", "/openai/v1/responses/compact", Tokens::Texts),
+            ("POST", "/openai/v1/responses/input_tokens", Tokens::None),
+            ("POST", "/openai/v1/embeddings", Tokens::Input),
+            ("POST", "/openai/v1/moderations", Tokens::None),
+            ("POST", "/openai/v1/audio/transcriptions", Tokens::Media),
+            ("POST", "/openai/deployments/m/images/generations", Tokens::Media),
+            ("GET", "/openai/v1/realtime?model=m", Tokens::Session),
+            ("GET", "/openai/v1/realtime?call_id=c", Tokens::None),
+            ("GET", "/openai/v1/models", Tokens::None),
+            ("POST", "/openai/v1/batches", Tokens::None),
+            ("GET", "/openai/deployments/m/chat/completions?api-version=2024-10-21", Tokens::None),
+        ];
+        for (method, path, expected) in rows {
+            let target = Target::parse(path.as_bytes()).unwrap();
+            let found = Operation::find(method, target.segments(), target.query()).unwrap();
+            assert_eq!(found.tokens, expected, "{method} {path}");
+        }
+    }
+
+    #[test]
     fn only_what_creates_a_chat_completion_can_have_data_sources() {
         let rows = [
             ("POST", "/openai/v1/chat/completions", true),
@@ -261,6 +359,30 @@ mod tests {
             let target = Target::parse(path.as_bytes()).unwrap();
             let operation = Operation::find(method, target.segments(), target.query()).unwrap();
             assert_eq!(operation.takes_data_sources, expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn stream_options_are_known_since_a_version() {
+        let rows = [
+            ("2024-07-01-preview", false),
+            ("2024-06-01", false),
+            ("2024-08-01-preview", true),
+            ("2024-10-21", true),
+            ("2025-04-01-preview", true),
+            ("2024-10-21&api-version=2024-02-01", false),
+            ("preview", false),
+            ("latest-of-all", false),
+            ("2024", false),
+            ("", false),
+        ];
+        for (version, is_known) in rows {
+            for path in ["deployments/m/chat/completions", "deployments/m/completions"] {
+                let path = format!("/openai/{path}?api-version={version}");
+                let target = Target::parse(path.as_bytes()).unwrap();
+                let found = Operation::find("POST", target.segments(), target.query()).unwrap();
+                assert_eq!(found.tokens == Tokens::TextsIfAsked, is_known, "{path}");
+            }
         }
     }
 
