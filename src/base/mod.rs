@@ -5,6 +5,7 @@ pub mod clock;
 pub mod codec;
 pub mod digest;
 pub mod error_body;
+pub mod estimate;
 pub mod header;
 pub mod json;
 pub mod random;

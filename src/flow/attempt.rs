@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use super::gateway::note_that_modules_differ;
 use super::host::{pairs, Host};
 use super::inspection::{Inspected, Inspection};
-use super::measure::Counter;
+use super::measure::{Counter, Labels};
 use super::pool_request::{LastAttempt, PoolReference, PoolRequest, PoolRequests};
 use super::step::{Changes, Message, Step, Then};
 use super::store;
@@ -114,10 +114,7 @@ impl AttemptFlow {
                         sent.whole(host, ended);
                         (Self::Sent(sent), Then::Continue)
                     }
-                    Err(reply) => {
-                        host.add(Counter::Replied(reply.reason), 1);
-                        (Self::Ended, Then::Reply(reply.into()))
-                    }
+                    Err(reply) => (Self::Ended, Then::Reply(reply.into())),
                 }
             }
             (Self::Sent(mut sent), AttemptEvent::Body { size, ended }) => {
@@ -162,21 +159,37 @@ impl AttemptFlow {
 /// Begins an attempt: finds its request, and writes it for the backend that Envoy has chosen.
 fn begin(requests: &PoolRequests, host: &dyn Host, changes: &mut Changes) -> Result<Sent, Reply> {
     let reference = host.pool_reference().and_then(|bytes| PoolReference::from_bytes(&bytes));
-    let reference = reference.ok_or(RoutingError::UnknownBackend)?;
-    let backend = host.upstream_backend().ok_or(RoutingError::UnknownBackend)?;
-    if let Some(request) = requests.find(&reference) {
-        let edit = {
-            let mut request = request.borrow_mut();
-            let begun = next_attempt(&mut request, &backend, host, changes);
-            request.last = match &begun {
+    let backend = host.upstream_backend();
+    let shared = reference.as_ref().and_then(|reference| requests.find(reference));
+    match (reference, backend, shared) {
+        (Some(reference), Some(backend), Some(request)) => {
+            let begun = next_attempt(&mut request.borrow_mut(), &backend, host, changes);
+            request.borrow_mut().last = match &begun {
                 Ok(_) => LastAttempt::Pending { backend: backend.clone() },
+                // The gateway stage counts it.
                 Err(reply) => LastAttempt::Replied(reply.reason),
             };
-            begun?
-        };
-        let request = Request::Shared(request, reference);
-        return Ok(Sent { backend, request, editor: edit.map(BodyEditor::new) });
+            let request = Request::Shared(request, reference);
+            begun.map(|edit| Sent { backend, request, editor: edit.map(BodyEditor::new) })
+        }
+        (reference, backend, _) => {
+            begin_alone(reference, backend, host, changes).inspect_err(|reply| {
+                let (reason, labels) = (reply.reason, Labels::NONE);
+                host.add(Counter::Replied { reason, labels }, 1);
+            })
+        }
     }
+}
+
+/// Begins an attempt at a request that is not in this module's memory.
+fn begin_alone(
+    reference: Option<PoolReference>,
+    backend: Option<String>,
+    host: &dyn Host,
+    changes: &mut Changes,
+) -> Result<Sent, Reply> {
+    let reference = reference.ok_or(RoutingError::UnknownBackend)?;
+    let backend = backend.ok_or(RoutingError::UnknownBackend)?;
     let now = host.now();
     note_that_modules_differ(host, now);
     match reference.plan {

@@ -1,11 +1,13 @@
 //! What a flow knows when an event comes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::gateway::Gateway;
 use super::host::Host;
+use super::measure::Labels;
+use super::metering::Meter;
 use super::pool_request::PoolRequests;
 use super::request_buffer::RequestBuffer;
 
@@ -21,6 +23,8 @@ pub struct Context<'a> {
     pub buffer: &'a Rc<RequestBuffer>,
     /// The host.
     pub host: &'a dyn Host,
+    /// Whose request it is, and what it uses.
+    pub meter: RefCell<Meter>,
     now: Cell<Option<SystemTime>>,
 }
 
@@ -33,7 +37,21 @@ impl<'a> Context<'a> {
         buffer: &'a Rc<RequestBuffer>,
         host: &'a dyn Host,
     ) -> Self {
-        Self { id, gateway, requests, buffer, host, now: Cell::new(None) }
+        Self {
+            id,
+            gateway,
+            requests,
+            buffer,
+            host,
+            meter: RefCell::default(),
+            now: Cell::new(None),
+        }
+    }
+
+    /// Has a request counted as this caller's, for this model.
+    pub fn count(&self, count: impl FnOnce(&dyn Host, Labels<'_>)) {
+        let meter = self.meter.borrow();
+        count(self.host, self.gateway.series.labels(self.host, &meter.caller));
     }
 
     /// The time of the event. The clock is read at most once.

@@ -8,7 +8,7 @@ use super::context::Context;
 use super::envoy_reply;
 use super::inspection::{Found, Inspected, Inspection};
 use super::measure::Counter;
-use super::pool_request::{LastAttempt, Registration};
+use super::pool_request::Registration;
 use super::step::{Changes, Then};
 use super::verdict::Verdict;
 use crate::base::header::{self, BACKEND, DIAGNOSIS};
@@ -67,10 +67,27 @@ impl Forwarded {
         self.is_counted
     }
 
-    /// Counts a request that ended without a response.
-    pub fn abandon(self, ctx: &Context<'_>) {
+    /// The exchange is over: counts a request that ended without a response, and tells the meter who was asked.
+    pub fn end(self, ctx: &Context<'_>) {
         if !self.is_counted {
-            ctx.host.add(Counter::Abandoned { backend: Some(&self.backend) }, 1);
+            let backend = Some(self.backend.as_str());
+            ctx.count(|host, labels| host.add(Counter::Abandoned { backend, labels }, 1));
+        }
+        if ctx.meter.borrow().backend.is_none() {
+            self.note_backend(ctx);
+        }
+    }
+
+    /// Tells the meter which backend has responded, or was asked last.
+    fn note_backend(&self, ctx: &Context<'_>) {
+        let mut meter = ctx.meter.borrow_mut();
+        match &self.upstream {
+            Upstream::Pool(pool) => {
+                let request = pool.request.borrow();
+                meter.backend = request.asked.clone();
+                meter.attempts = Some(request.attempts);
+            }
+            Upstream::Single { .. } => meter.backend = Some(self.backend.clone()),
         }
     }
 
@@ -82,12 +99,16 @@ impl Forwarded {
     pub fn read(
         mut self,
         ctx: &Context<'_>,
+        changes: &mut Changes,
         size: usize,
         ended: bool,
     ) -> Result<(Self, Then), Reply> {
         if let Some(rest) = &mut self.rest {
-            rest.read(&ctx.host.request_body(0, size), ended)?;
+            let piece = ctx.host.request_body(0, size);
+            rest.read(&piece, ended)?;
+            changes.body = rest.rewrite(&piece, ended);
         }
+        ctx.meter.borrow_mut().send(size, ended);
         Ok((self, Then::Continue))
     }
 
@@ -101,10 +122,12 @@ impl Forwarded {
         changes: &mut Changes,
         ended: bool,
     ) -> Result<(Self, Then), Reply> {
+        self.note_backend(ctx);
         let verdict = match &self.upstream {
             Upstream::Single { .. } => self.single_response(ctx, changes),
             Upstream::Pool(pool) => Verdict::of_pool(ctx, changes, &mut pool.request.borrow_mut()),
         };
+        self.meter_response(ctx, &verdict);
         let then = match verdict {
             Verdict::Pass => Then::Continue,
             Verdict::Inspect(..) if ended => Then::Continue,
@@ -121,7 +144,7 @@ impl Forwarded {
             // There is no body in whose place another one could be written.
             Verdict::Replace(reply) if ended => return Err(reply),
             Verdict::Replace(reply) => {
-                self.count(ctx, Counter::Replied(reply.reason));
+                self.count_reply(ctx, &reply);
                 let body = reply.body();
                 replace_head(ctx, changes, &reply, body.len());
                 self.response = Response::Replacing(Some(body));
@@ -135,25 +158,45 @@ impl Forwarded {
         Ok((self, then))
     }
 
-    /// Counts how the request ended, once.
-    fn count(&mut self, ctx: &Context<'_>, counter: Counter<'_>) {
+    /// Tells the meter whether the response is that of a backend that serves the request.
+    fn meter_response(&self, ctx: &Context<'_>, verdict: &Verdict) {
+        let is_served = match (verdict, &self.upstream) {
+            (Verdict::Inspect(_, status), _) => *status < 400,
+            (Verdict::Pass, Upstream::Pool(pool)) => pool.request.borrow().is_served(),
+            (Verdict::Pass, Upstream::Single { .. }) | (Verdict::Replace(_), _) => false,
+        };
+        let takes_out = self.rest.as_ref().is_some_and(BodyCheck::is_asked_for_gateway);
+        ctx.meter.borrow_mut().respond(is_served, takes_out);
+    }
+
+    /// Counts that the request has got a local reply in place of a response, unless it is counted.
+    fn count_reply(&mut self, ctx: &Context<'_>, reply: &Reply) {
+        let reason = reply.reason;
+        let mut meter = ctx.meter.borrow_mut();
+        (meter.reason, meter.diagnosis) = (Some(reason), reply.diagnosis.clone());
+        drop(meter);
         if !std::mem::replace(&mut self.is_counted, true) {
-            ctx.host.add(counter, 1);
+            ctx.count(|host, labels| host.add(Counter::Replied { reason, labels }, 1));
         }
     }
 
+    /// Counts that the request has got a response, unless it is counted.
     fn count_forwarded(&mut self, ctx: &Context<'_>) {
-        let is_replied = match &self.upstream {
-            Upstream::Pool(pool) => {
-                // The backend stage has counted its own reply.
-                matches!(pool.request.borrow().last, LastAttempt::Replied(_))
-            }
-            Upstream::Single { .. } => false,
+        let replied = match &self.upstream {
+            // Of the backend stage's own.
+            Upstream::Pool(pool) => pool.request.borrow().reply(),
+            Upstream::Single { .. } => None,
         };
-        if is_replied {
-            self.is_counted = true;
-        } else if !std::mem::replace(&mut self.is_counted, true) {
-            ctx.host.add(Counter::Forwarded { backend: &self.backend }, 1);
+        if std::mem::replace(&mut self.is_counted, true) {
+            return;
+        }
+        if let Some(reason) = replied {
+            ctx.meter.borrow_mut().reason = replied;
+            ctx.count(|host, labels| host.add(Counter::Replied { reason, labels }, 1));
+        } else {
+            ctx.count(|host, labels| {
+                host.add(Counter::Forwarded { backend: &self.backend, labels }, 1)
+            });
         }
     }
 
@@ -206,7 +249,12 @@ impl Forwarded {
         ended: bool,
     ) -> (Self, Then) {
         let then = match std::mem::replace(&mut self.response, Response::Passing) {
-            Response::Passing => Then::Continue,
+            Response::Passing => {
+                if let Some(size) = size {
+                    changes.body = read_usage(ctx, size, ended);
+                }
+                Then::Continue
+            }
             Response::Replacing(body) => {
                 if let Some(size) = size {
                     let with = body.unwrap_or_default();
@@ -250,12 +298,15 @@ impl Forwarded {
         match (found.held, size) {
             (Some(held), Some(_)) if found.is_operators() => {
                 let reply = Reply::misconfigured(found.diagnosis.slug);
-                self.count(ctx, Counter::Replied(reply.reason));
+                self.count_reply(ctx, &reply);
                 let with = reply.body();
                 replace_head(ctx, changes, &reply, with.len());
                 changes.body = Some(BodyEdit { at: 0..held, with: with.into_bytes() });
             }
-            (Some(_), _) => changes.set(DIAGNOSIS, found.diagnosis.slug),
+            (Some(_), _) => {
+                ctx.meter.borrow_mut().diagnosis = Some(found.diagnosis.slug.to_owned());
+                changes.set(DIAGNOSIS, found.diagnosis.slug);
+            }
             (None, _) => {}
         }
     }
@@ -279,6 +330,17 @@ impl Forwarded {
         }
         (self, then)
     }
+}
+
+/// Reads the usage of a piece of a response's body. What goes on in its place, where that is not the piece.
+fn read_usage(ctx: &Context<'_>, size: usize, ended: bool) -> Option<BodyEdit> {
+    let mut meter = ctx.meter.borrow_mut();
+    if !meter.reads() {
+        return None;
+    }
+    let piece = ctx.host.response_body(size);
+    let changed = meter.read(ctx.host, || ctx.now(), &piece, ended);
+    changed.map(|with| BodyEdit { at: 0..size, with })
 }
 
 /// Writes a local reply's head over that of the response at hand, of which nothing is shown but what tells

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use super::caller::Series;
 use super::cooldowns::SharedCooldowns;
 use super::failed_holds::FailedHolds;
 use super::host::Host;
@@ -32,6 +33,8 @@ pub struct Gateway {
     pub tokens: Vec<Tokens>,
     /// What is remembered of backends.
     pub cooldowns: SharedCooldowns,
+    /// Whose requests have metrics of their own.
+    pub series: Series,
     /// Whether responses can be held to be inspected, in the gateway stage.
     pub failed_holds: FailedHolds,
     /// And in the backend stage.
@@ -67,6 +70,7 @@ impl Gateway {
         let gateway = Self {
             tokens: Tokens::of(&config, host),
             cooldowns: SharedCooldowns::new(host),
+            series: Series::new(host),
             failed_holds: FailedHolds::default(),
             failed_attempt_holds: FailedHolds::default(),
             modules_differ: View::new(host, MODULES_DIFFER.to_owned(), REPLACEMENT_MAX_AGE),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::measure::{Counter, Gauge, LogEntry};
+use super::measure::{Counter, Gauge, Histogram, LogEntry, LogField};
 use crate::identity::{CalloutResponse, Request};
 
 /// A header map: names in lower case, pseudo-headers included.
@@ -84,6 +84,12 @@ pub trait Host {
 
     /// Sets a gauge.
     fn set(&self, gauge: Gauge<'_>, value: u64);
+
+    /// Adds a value to a histogram.
+    fn record(&self, histogram: Histogram<'_>, value: u64);
+
+    /// Leaves something of the request at hand for access logs.
+    fn note(&self, field: LogField<'_>);
 
     /// Writes a line of the log.
     fn log(&self, entry: &LogEntry<'_>);

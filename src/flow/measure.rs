@@ -7,6 +7,22 @@ use crate::reply::Reason;
 use crate::response::diagnosis::{Diagnosis, Finding};
 use crate::routing::cooldown::Outcome;
 
+/// The labels of a request's metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Labels<'a> {
+    /// The subscription's id, `none` or `other`.
+    pub subscription: &'a str,
+    /// The model's name, `none` or `other`.
+    pub model: &'a str,
+}
+
+impl Labels<'static> {
+    /// Where nothing is known.
+    pub const NONE: Self = Self { subscription: "none", model: "none" };
+    /// Beyond the number of those that have series of their own.
+    pub const OTHER: Self = Self { subscription: "other", model: "other" };
+}
+
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter<'a> {
@@ -14,16 +30,39 @@ pub enum Counter<'a> {
     Forwarded {
         /// Its name.
         backend: &'a str,
+        /// Whose they are.
+        labels: Labels<'a>,
     },
     /// Requests whose callers left before there was a response, by the backend that was asked first.
     Abandoned {
         /// Its name; `None` where none was asked.
         backend: Option<&'a str>,
+        /// Whose they are.
+        labels: Labels<'a>,
+    },
+    /// Requests for models, which the configuration answered.
+    ModelsListed {
+        /// Whose they are.
+        labels: Labels<'a>,
     },
     /// Requests that got a local reply.
-    Replied(Reason),
-    /// Requests for models, which the configuration answered.
-    ModelsListed,
+    Replied {
+        /// Why.
+        reason: Reason,
+        /// Whose they are.
+        labels: Labels<'a>,
+    },
+    /// Tokens that requests have used.
+    Tokens {
+        /// Whose requests.
+        labels: Labels<'a>,
+        /// The backend that has responded.
+        backend: &'a str,
+        /// What kind of tokens.
+        kind: TokenKind,
+        /// How they are known.
+        source: Source,
+    },
     /// Attempts at the backends of pools.
     Attempt {
         /// The backend's name.
@@ -52,6 +91,70 @@ pub enum Counter<'a> {
         /// How they ended.
         result: FetchResult,
     },
+}
+
+/// What kind of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// All of the input.
+    Input,
+    /// Those of the input that came from a prompt cache.
+    CachedInput,
+    /// All of the output.
+    Output,
+    /// Those of the output that were used for reasoning.
+    Reasoning,
+}
+
+/// How a number of tokens is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The response has told it.
+    Reported,
+    /// It was estimated.
+    Estimated,
+}
+
+/// What is distributed: times in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Histogram<'a> {
+    /// From a request's head to the first event of its response that has some of the output.
+    TimeToFirstToken {
+        /// The backend that has responded.
+        backend: &'a str,
+        /// The model's name.
+        model: &'a str,
+    },
+    /// From a request's head to the end of its response.
+    RequestDuration {
+        /// The backend that has responded.
+        backend: &'a str,
+        /// The model's name.
+        model: &'a str,
+    },
+}
+
+/// What an access log can show of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogField<'a> {
+    /// The subscription's id.
+    Subscription(&'a str),
+    /// The model's name.
+    Model(&'a str),
+    /// The backend that has responded, or was asked last.
+    Backend(&'a str),
+    /// How many backends of a pool were asked.
+    Attempts(usize),
+    /// Why it got a local reply.
+    Reason(Reason),
+    /// The mistake that its response shows.
+    Diagnosis(&'a str),
+    /// The tokens that it has used, input and output.
+    Tokens(u64),
+    /// Those of the input.
+    InputTokens(u64),
+    /// Those of the output.
+    OutputTokens(u64),
 }
 
 /// What has a level.

@@ -12,6 +12,7 @@
 
 pub mod attempt;
 pub mod body_check;
+pub mod caller;
 pub mod context;
 pub mod cooldowns;
 pub mod envoy_reply;
@@ -21,6 +22,7 @@ pub mod gateway;
 pub mod host;
 pub mod inspection;
 pub mod measure;
+pub mod metering;
 pub mod pending;
 pub mod pool_request;
 pub mod refused;

@@ -186,6 +186,19 @@ impl PoolRequest {
         }
     }
 
+    /// Whether a backend's response serves it.
+    pub fn is_served(&self) -> bool {
+        matches!(self.last, LastAttempt::Responded { outcome: Outcome::Served, .. })
+    }
+
+    /// The reason of the local reply that ends it.
+    pub fn reply(&self) -> Option<Reason> {
+        match self.last {
+            LastAttempt::Replied(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// When a backend of its model may be asked again.
     pub fn soonest(&self, host: &dyn Host, now: SystemTime) -> Duration {
         let states = self.gateway.states(host, now);

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::body_check::BodyCheck;
+use super::body_check::{Asked, BodyCheck};
 use super::context::Context;
 use super::forwarded::{Forwarded, Upstream};
 use super::measure::Counter;
+use super::metering::Meter;
 use super::pool_request::{LastAttempt, Met, PoolRequest, Registration};
 use super::refused::{Body, Refused};
 use super::request_buffer::BufferedBody;
@@ -17,13 +18,13 @@ use super::tokens::Bearer;
 use crate::access::key;
 use crate::base::clock::is_over;
 use crate::base::header::{self, ATTEMPTS, BACKEND, CLUSTER, SUBPROTOCOLS};
-use crate::config::{Affinity, Config, Model, Subscription};
+use crate::config::{Affinity, Config, Model, Streams, Subscription};
 use crate::identity::IdentityError;
 use crate::reply::{models, Reason, Reply};
 use crate::request::body::edit::ModelInBody;
 use crate::request::body::{BodyError, BodyReader};
 use crate::request::head::Head;
-use crate::request::operation::{Listing, ModelSource, Operation};
+use crate::request::operation::{Listing, ModelSource, Operation, TokenUse};
 use crate::request::path::{without_keys, ModelInUrl, Query, Target, WrittenPath};
 use crate::request::RequestError;
 use crate::routing::cooldown::Claim;
@@ -46,13 +47,28 @@ pub fn unconfigured() -> Reply {
     )
 }
 
+/// A compressed response tells its usage to nobody on its way.
+const ACCEPT_ENCODING: &str = "accept-encoding";
+
+/// Nor does a session with compressed frames (RFC 7692).
+const EXTENSIONS: &str = "sec-websocket-extensions";
+
 /// A request that finds one probe after the other claimed goes on in the end.
 const MOST_CLAIMS: usize = 8;
 
+/// A request.
+#[derive(Debug, Default)]
+pub struct RequestFlow {
+    /// How far it has come.
+    pub state: State,
+    meter: Meter,
+}
+
 /// How far a request has come.
-#[derive(Debug)]
-pub enum RequestFlow {
+#[derive(Debug, Default)]
+pub enum State {
     /// Nothing is known of it.
+    #[default]
     New,
     /// Its body has not named the model yet.
     AwaitingModel(AwaitingModel),
@@ -133,6 +149,8 @@ struct Admitted {
     subscription: Arc<Subscription>,
     is_stateful: bool,
     refuses_data_sources: bool,
+    /// Whether a stream is asked to tell its usage.
+    asks_for_usage: bool,
     path: WrittenPath,
     content_length: Option<u64>,
     buffered: BufferedBody,
@@ -176,11 +194,19 @@ impl HeldBody {
 }
 
 /// The state after an event and what becomes of the message, or the reply that the caller gets instead.
-type Transition = Result<(RequestFlow, Then), Reply>;
+type Transition = Result<(State, Then), Reply>;
 
 impl RequestFlow {
     /// The state after an event, and what becomes of the message at hand.
     pub fn on(self, event: Event, ctx: &Context<'_>) -> (Self, Step) {
+        ctx.meter.replace(self.meter);
+        let (state, step) = self.state.on(event, ctx);
+        (Self { state, meter: ctx.meter.take() }, step)
+    }
+}
+
+impl State {
+    fn on(self, event: Event, ctx: &Context<'_>) -> (Self, Step) {
         let mut changes = Changes::default();
         let message = match event {
             Event::ResponseHead { .. } | Event::ResponseBody { .. } | Event::ResponseTrailers => {
@@ -194,8 +220,10 @@ impl RequestFlow {
         match self.advance(event, ctx, &mut changes) {
             Ok((next, then)) => (next, Step { message, changes, then }),
             Err(reply) => {
+                let reason = reply.reason;
+                ctx.meter.borrow_mut().reason = Some(reason);
                 if !was_counted {
-                    ctx.host.add(Counter::Replied(reply.reason), 1);
+                    ctx.count(|host, labels| host.add(Counter::Replied { reason, labels }, 1));
                 }
                 let next = if was_forwarded { Self::Replied } else { Self::Ended };
                 (next, Step { message, changes, then: Then::Reply(reply.into()) })
@@ -220,7 +248,7 @@ impl RequestFlow {
                 refused(state.discard(changes, size, ended))
             }
             (Self::Forwarded(state), Event::Body { size, ended }) => {
-                forwarded(state.read(ctx, size, ended))
+                forwarded(state.read(ctx, changes, size, ended))
             }
             (flow, Event::Trailers) => {
                 let names = ctx.host.request_trailers().into_iter().map(|(name, _)| name);
@@ -235,7 +263,7 @@ impl RequestFlow {
                         state.read(ctx, changes, held, true)
                     }
                     Self::Refused(state) => refused(state.discard(changes, 0, true)),
-                    Self::Forwarded(state) => forwarded(state.read(ctx, 0, true)),
+                    Self::Forwarded(state) => forwarded(state.read(ctx, changes, 0, true)),
                     flow @ (Self::New | Self::Replied | Self::Ended) => {
                         Ok((flow, Then::Pause(None)))
                     }
@@ -282,16 +310,17 @@ impl RequestFlow {
     }
 }
 
-impl RequestFlow {
-    /// Counts a request that ended without a response.
+impl State {
+    /// Counts what a request has used, and one that ended without a response.
     fn end(self, ctx: &Context<'_>) {
         match self {
             Self::AwaitingModel(_) | Self::AwaitingToken(_) | Self::Refused(_) => {
-                ctx.host.add(Counter::Abandoned { backend: None }, 1);
+                ctx.count(|host, labels| host.add(Counter::Abandoned { backend: None, labels }, 1));
             }
-            Self::Forwarded(state) => state.abandon(ctx),
+            Self::Forwarded(state) => state.end(ctx),
             Self::New | Self::Replied | Self::Ended => {}
         }
+        ctx.meter.borrow().settle(ctx.host, &ctx.gateway.series, || ctx.now());
     }
 }
 
@@ -301,11 +330,11 @@ fn refuse(ctx: &Context<'_>, changes: &mut Changes, reply: Reply, body: Body) ->
 }
 
 fn refused(next: Result<(Refused, Then), Reply>) -> Transition {
-    next.map(|(state, then)| (RequestFlow::Refused(state), then))
+    next.map(|(state, then)| (State::Refused(state), then))
 }
 
 fn forwarded(next: Result<(Forwarded, Then), Reply>) -> Transition {
-    next.map(|(state, then)| (RequestFlow::Forwarded(state), then))
+    next.map(|(state, then)| (State::Forwarded(state), then))
 }
 
 fn head(ctx: &Context<'_>, changes: &mut Changes, ended: bool) -> Transition {
@@ -347,12 +376,17 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
         changes.set(":path", path.bytes());
     }
     let subscription = subscription?;
+    ctx.meter.borrow_mut().caller.subscription = Some(Arc::clone(subscription));
     let operation = operation.ok_or(RequestError::UnknownOperation)?;
     subscription.check_operation(operation.class)?;
     if let Some(listing) = operation.listing {
         return list_models(ctx, subscription, listing, &target);
     }
+    ctx.meter.borrow_mut().begin(operation.tokens, ctx.now());
+    make_readable(changes, head, operation.tokens);
+    let is_exact = ctx.gateway.config.metering.streams == Streams::Exact;
     let admitted = Admitted {
+        asks_for_usage: is_exact && operation.tokens == TokenUse::TextsIfAsked,
         refuses_data_sources: operation.takes_data_sources && !subscription.may_use_data_sources(),
         subscription: Arc::clone(subscription),
         is_stateful: operation.is_stateful,
@@ -378,12 +412,25 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
     let model = admitted.subscription.model(&ctx.gateway.config, &name)?;
     let value = model.affinity.as_ref().and_then(Affinity::header);
     let value = value.and_then(|name| head.value(name));
-    let check = match admitted.refuses_data_sources && !ended {
-        true => Some(BodyCheck::of_data_sources(head)?),
-        false => None,
+    ctx.meter.borrow_mut().caller.model = Some(Arc::clone(model));
+    let check = match ended {
+        true => None,
+        false => BodyCheck::of_url(head, admitted.refuses_data_sources, admitted.asks_for_usage)?,
     };
     let routed = admitted.route(ctx, model, value, body, None, check)?;
     routed.forward(ctx, changes, body)
+}
+
+/// Has the response of an operation that uses tokens come so that it can be read.
+fn make_readable(changes: &mut Changes, head: &Head<'_>, tokens: TokenUse) {
+    let has = |name: &str| head.value(name).is_some_and(|value| value != b"identity");
+    match tokens {
+        TokenUse::None => {}
+        TokenUse::Session if has(EXTENSIONS) => changes.remove(EXTENSIONS),
+        TokenUse::Session => {}
+        _ if has(ACCEPT_ENCODING) => changes.set(ACCEPT_ENCODING, "identity"),
+        _ => {}
+    }
 }
 
 /// Answers with models that the subscription may use.
@@ -401,8 +448,8 @@ fn list_models(
             models::one(form, &subscription.model(config, name)?.name)
         }
     };
-    ctx.host.add(Counter::ModelsListed, 1);
-    Ok((RequestFlow::Ended, Then::Reply(response)))
+    ctx.count(|host, labels| host.add(Counter::ModelsListed { labels }, 1));
+    Ok((State::Ended, Then::Reply(response)))
 }
 
 impl ModelSource {
@@ -441,6 +488,9 @@ fn await_model(
     if admitted.refuses_data_sources {
         reader = reader.refusing_data_sources();
     }
+    if admitted.asks_for_usage {
+        reader = reader.asking_for_usage();
+    }
     let state = AwaitingModel {
         reader,
         admitted,
@@ -449,7 +499,7 @@ fn await_model(
         held: 0,
         check_at,
     };
-    Ok((RequestFlow::AwaitingModel(state), Then::Pause(Some(check_at))))
+    Ok((State::AwaitingModel(state), Then::Pause(Some(check_at))))
 }
 
 /// The headers by which any model has an affinity, as far as this request has them.
@@ -489,6 +539,7 @@ impl AwaitingModel {
         };
         let subscription = &self.admitted.subscription;
         let model = subscription.model(&ctx.gateway.config, &field.name)?;
+        ctx.meter.borrow_mut().caller.model = Some(Arc::clone(model));
         if self.requirement == ModelRequirement::Optional
             && model.on(&subscription.default_backend.name).is_none()
         {
@@ -519,13 +570,13 @@ impl AwaitingModel {
     /// Waits for the next piece of the body, with those that have come.
     fn await_more(mut self, ctx: &Context<'_>) -> Transition {
         self.admitted.buffered.buffer(self.held, ctx.gateway.config.listener.request_buffer)?;
-        Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)))
+        Ok((State::AwaitingModel(self), Then::Pause(None)))
     }
 
     /// Checks whether Envoy holds the body back. Where some of it was seen, the caller is waited for.
     fn wake_up(mut self, ctx: &Context<'_>) -> Transition {
         if self.held > 0 {
-            return Ok((RequestFlow::AwaitingModel(self), Then::Pause(None)));
+            return Ok((State::AwaitingModel(self), Then::Pause(None)));
         }
         let now = ctx.now();
         if is_over(self.check_at, BODY_CHECK, now) {
@@ -537,7 +588,7 @@ impl AwaitingModel {
             self.check_at = now + BODY_CHECK;
         }
         let check_at = self.check_at;
-        Ok((RequestFlow::AwaitingModel(self), Then::Pause(Some(check_at))))
+        Ok((State::AwaitingModel(self), Then::Pause(Some(check_at))))
     }
 }
 
@@ -599,7 +650,7 @@ impl AwaitingToken {
         if self.routed.rest.as_ref().is_some_and(BodyCheck::is_undecided) {
             self.routed.buffered.buffer(size, ctx.gateway.config.listener.request_buffer)?;
             let wake_up = Then::Pause(Some(ctx.now() + TOKEN_POLL));
-            return Ok((RequestFlow::AwaitingToken(self), wake_up));
+            return Ok((State::AwaitingToken(self), wake_up));
         }
         self.try_forward(ctx, changes)
     }
@@ -617,7 +668,7 @@ impl AwaitingToken {
         let backend = self.routed.destination.backend()?;
         match ctx.gateway.admit(backend, ctx.host, now, self.deadline)? {
             Some(_) if now >= self.deadline => Err(IdentityError::Stalled.into()),
-            _ => Ok((RequestFlow::AwaitingToken(self), Then::Pause(Some(now + TOKEN_POLL)))),
+            _ => Ok((State::AwaitingToken(self), Then::Pause(Some(now + TOKEN_POLL)))),
         }
     }
 
@@ -653,7 +704,7 @@ impl Routed {
                 self.buffered.buffer(body.size, ctx.gateway.config.listener.request_buffer)?;
                 let state = AwaitingToken { routed: self, body, deadline };
                 let wake_up = Then::Pause(Some(now + TOKEN_POLL));
-                return Ok((RequestFlow::AwaitingToken(state), wake_up));
+                return Ok((State::AwaitingToken(state), wake_up));
             };
             chosen?;
             // Another request may have claimed the probe since this one chose its backend.
@@ -665,7 +716,7 @@ impl Routed {
             });
             if is_claimed {
                 let claim = claim.map(|(claim, _)| claim);
-                return self.send(ctx, changes, &bearer, claim);
+                return self.send(ctx, changes, &bearer, claim, body);
             }
             let states = ctx.gateway.states(ctx.host, now);
             chosen = self.choose_again(&states.get(), body, now);
@@ -673,7 +724,7 @@ impl Routed {
         chosen?;
         let backend = self.destination.backend()?;
         match ctx.gateway.admit(backend, ctx.host, now, deadline)? {
-            Some(bearer) => self.send(ctx, changes, &bearer, None),
+            Some(bearer) => self.send(ctx, changes, &bearer, None, body),
             None => Err(IdentityError::Unavailable { wait: TOKEN_POLL }.into()),
         }
     }
@@ -696,21 +747,35 @@ impl Routed {
         changes: &mut Changes,
         bearer: &Bearer,
         claim: Option<Claim>,
+        body: HeldBody,
     ) -> Transition {
-        let Self { subscription, destination, path, model, content_length, rest, .. } = self;
+        let Self { subscription, destination, path, mut model, content_length, mut rest, .. } =
+            self;
         let backend = Arc::clone(destination.backend()?);
+        let mut renamed = None;
         if let Some(deployment) = destination.deployment()? {
             if let Cow::Owned(path) = path.with_deployment(deployment) {
                 changes.set(":path", path);
             }
             let edit = model.as_ref().map(|model| model.edit(deployment));
-            let edit = edit.filter(|_| rest.as_ref().is_some_and(|rest| !rest.names(deployment)));
-            if let (Some(edit), Some(length)) = (&edit, content_length) {
-                if edit.length_of(length) != length {
-                    changes.set("content-length", edit.length_of(length).to_string());
-                }
-            }
-            changes.body = edit;
+            renamed = edit.filter(|_| rest.as_ref().is_some_and(|rest| !rest.names(deployment)));
+        }
+        let is_whole = body.is_whole(content_length);
+        ctx.meter.borrow_mut().send(body.size, is_whole);
+        let is_renamed = renamed.is_some();
+        let rename = renamed.clone();
+        let Asked { body, growth, before_model } = match &mut rest {
+            Some(rest) => rest.forward(ctx.host, (body.size, is_whole), model.as_ref(), renamed),
+            None => Asked { body: renamed, ..Asked::default() },
+        };
+        changes.body = body;
+        if let Some(model) = &mut model {
+            model.at = model.at.start + before_model..model.at.end + before_model;
+        }
+        let length = content_length.map(|length| length.saturating_add(growth as u64));
+        let sent = length.map(|length| rename.map_or(length, |edit| edit.length_of(length)));
+        if let (Some(sent), true) = (sent, sent != content_length) {
+            changes.set("content-length", sent.to_string());
         }
         changes.set(":authority", backend.endpoint.authority());
         changes.set("authorization", bearer.value.expose());
@@ -718,15 +783,14 @@ impl Routed {
         let name = backend.name.clone();
         let upstream = match destination {
             Destination::Pool(pool) => {
-                let is_edited = changes.body.is_some();
                 let plan = AttemptPlan {
                     model: pool.model,
                     order: pool.order,
                     path,
                     body: model,
-                    content_length,
+                    content_length: length,
                 };
-                let plan = if is_edited { plan.forwarded() } else { plan };
+                let plan = if is_renamed { plan.forwarded() } else { plan };
                 Upstream::Pool(register(ctx, changes, plan, subscription, claim)?)
             }
             Destination::Default(_) => {
@@ -737,7 +801,7 @@ impl Routed {
             }
         };
         let state = Forwarded::new(name, upstream, rest);
-        Ok((RequestFlow::Forwarded(state), Then::Continue))
+        Ok((State::Forwarded(state), Then::Continue))
     }
 }
 

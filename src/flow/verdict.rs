@@ -39,11 +39,13 @@ impl Verdict {
             LastAttempt::None | LastAttempt::Pending { .. } => {
                 host.response_code_details().unwrap_or_default()
             }
-            // It may have been given up for a retry that could not be made.
+            // It may have been given up for a retry that could not be made, or that was another module's.
             LastAttempt::Responded { outcome, .. } if outcome.may_move_on() => {
                 let details = host.response_code_details().unwrap_or_default();
+                let is_by_another = details == envoy_reply::VIA_UPSTREAM
+                    && host.response_status().is_some_and(|status| status < 400);
                 Some(details)
-                    .filter(|details| details == envoy_reply::RETRY_OVERFLOW)
+                    .filter(|details| is_by_another || details == envoy_reply::RETRY_OVERFLOW)
                     .unwrap_or_default()
             }
             LastAttempt::Responded { .. } | LastAttempt::Replied(_) => Vec::new(),
@@ -73,7 +75,10 @@ impl Verdict {
                         }
                         changes.remove("x-ms-retry-after-ms");
                     }
-                    (_, Some(diagnosis)) => changes.set(DIAGNOSIS, diagnosis.slug),
+                    (_, Some(diagnosis)) => {
+                        ctx.meter.borrow_mut().diagnosis = Some(diagnosis.slug.to_owned());
+                        changes.set(DIAGNOSIS, diagnosis.slug);
+                    }
                     (_, None) => {}
                 }
                 Self::Pass
@@ -119,10 +124,17 @@ fn response_by_another_module(ctx: &Context<'_>, request: &mut PoolRequest) -> V
         return Verdict::Pass;
     };
     let headers = ctx.host.response_headers();
-    let backend = headers.iter().find(|(name, _)| name == BACKEND);
-    let Some(backend) = backend.and_then(|(_, name)| String::from_utf8(name.clone()).ok()) else {
+    let text = |name| {
+        let (_, value) = headers.iter().find(|(known, _)| known == name)?;
+        std::str::from_utf8(value).ok()
+    };
+    let Some(backend) = text(BACKEND).map(str::to_owned) else {
         return Verdict::Pass;
     };
+    let mut meter = ctx.meter.borrow_mut();
+    meter.backend = Some(backend.clone());
+    meter.attempts = text(ATTEMPTS).and_then(|attempts| attempts.parse().ok());
+    drop(meter);
     let outcome = Outcome::of_status(status, || retry_after::read(pairs(&headers), ctx.now()));
     if outcome == Outcome::Failed {
         request.failed.push(backend.clone());

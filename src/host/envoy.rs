@@ -9,7 +9,7 @@ use proxy_wasm::types::{BufferType, MapType};
 use super::ticker::Ticker;
 use super::{callout, metrics};
 use crate::flow::host::{Headers, Host, Stored};
-use crate::flow::measure::{Counter, Gauge, LogEntry};
+use crate::flow::measure::{Counter, Gauge, Histogram, LogEntry, LogField};
 use crate::identity::{CalloutResponse, Request};
 use crate::telemetry::log::Level;
 
@@ -119,6 +119,14 @@ impl Host for Envoy<'_> {
 
     fn set(&self, gauge: Gauge<'_>, value: u64) {
         metrics::set(gauge, value);
+    }
+
+    fn record(&self, histogram: Histogram<'_>, value: u64) {
+        metrics::record(histogram, value);
+    }
+
+    fn note(&self, field: LogField<'_>) {
+        let _ = hostcalls::set_property(vec![field.name()], Some(field.value().as_bytes()));
     }
 
     fn log(&self, entry: &LogEntry<'_>) {

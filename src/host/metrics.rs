@@ -7,7 +7,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
 use crate::config::Config;
-use crate::flow::measure::{Counter, Gauge};
+use crate::flow::measure::{Counter, Gauge, Histogram};
 
 /// Envoy's numbers of the metrics of this module, by their names.
 #[derive(Default)]
@@ -40,6 +40,12 @@ pub(super) fn add(counter: Counter<'_>, by: u64) {
 
 pub(super) fn set(gauge: Gauge<'_>, value: u64) {
     if let Some(number) = number(MetricType::Gauge, |name| gauge.write_name(name)) {
+        let _ = hostcalls::record_metric(number, value);
+    }
+}
+
+pub(super) fn record(histogram: Histogram<'_>, value: u64) {
+    if let Some(number) = number(MetricType::Histogram, |name| histogram.write_name(name)) {
         let _ = hostcalls::record_metric(number, value);
     }
 }

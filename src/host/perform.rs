@@ -42,6 +42,10 @@ pub(super) fn change(message: Message, changes: &Changes) {
 /// stands before goes with it.
 fn edit_body(body: BufferType, edit: &BodyEdit) {
     let mut start = Vec::new();
+    if edit.is_append() {
+        let _ = hostcalls::set_buffer(body, edit.at.start, 0, &edit.with);
+        return;
+    }
     if edit.at.start > 0 {
         start = hostcalls::get_buffer(body, 0, edit.at.start).ok().flatten().unwrap_or_default();
     }

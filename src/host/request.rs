@@ -7,7 +7,7 @@ use proxy_wasm::types::Action;
 
 use super::perform;
 use super::worker::{SharedFlow, Worker};
-use crate::flow::request::{unconfigured, Event, RequestFlow};
+use crate::flow::request::{unconfigured, Event};
 
 /// A request's context.
 pub(super) struct RequestContext {
@@ -19,7 +19,7 @@ pub(super) struct RequestContext {
 
 impl RequestContext {
     pub(super) fn new(id: u32, worker: Option<Rc<Worker>>) -> Self {
-        Self { id, worker, flow: Rc::new(RequestFlow::New.into()) }
+        Self { id, worker, flow: Rc::default() }
     }
 
     fn on(&self, event: Event) -> Action {
@@ -64,13 +64,19 @@ impl HttpContext for RequestContext {
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
         self.on(Event::ResponseTrailers)
     }
+
+    fn on_log(&mut self) {
+        // Before Envoy writes its access logs.
+        if let Some(worker) = &self.worker {
+            worker.end(self.id, &self.flow);
+        }
+    }
 }
 
 impl Drop for RequestContext {
     fn drop(&mut self) {
         if let Some(worker) = &self.worker {
             worker.pending.remove(self.id);
-            worker.end(self.id, &self.flow);
         }
     }
 }

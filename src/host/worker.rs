@@ -45,7 +45,7 @@ impl Worker {
     pub(super) fn advance(self: &Rc<Self>, id: u32, flow: &SharedFlow, event: Event) -> Action {
         let envoy = Envoy::of(&self.ticker, id);
         let context = Context::new(id, &self.gateway, &self.requests, &self.buffer, &envoy);
-        let (next, step) = flow.replace(RequestFlow::Ended).on(event, &context);
+        let (next, step) = flow.take().on(event, &context);
         flow.replace(next);
         perform::change(step.message, &step.changes);
         match (step.then, event) {
@@ -78,7 +78,7 @@ impl Worker {
     pub(super) fn end(&self, id: u32, flow: &SharedFlow) {
         let envoy = Envoy::of(&self.ticker, id);
         let context = Context::new(id, &self.gateway, &self.requests, &self.buffer, &envoy);
-        let _ = flow.replace(RequestFlow::Ended).on(Event::End, &context);
+        let _ = flow.take().on(Event::End, &context);
     }
 
     /// Wakes up those that wait and are due, or all. The root is the effective context before and after.

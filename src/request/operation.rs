@@ -52,9 +52,10 @@ pub enum ModelForm {
 }
 
 /// What tokens an operation uses, and how far they can be estimated where its response does not tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tokens {
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum TokenUse {
     /// None, or not at the time of the request.
+    #[default]
     None,
     /// Of texts: of the request, and of the response.
     Texts,
@@ -82,7 +83,7 @@ pub struct Operation {
     /// What it asks for, where it asks for models.
     pub listing: Option<Listing>,
     /// What tokens it uses.
-    pub tokens: Tokens,
+    pub tokens: TokenUse,
 }
 
 /// The segment that holds the deployment in `/openai/deployments/{name}/…`.
@@ -112,7 +113,7 @@ impl Operation {
                 let class = if is_inference { Class::Inference } else { Class::Resources };
                 let tokens = match is_inference {
                     true => tokens(operation, knows_stream_options(query)),
-                    false => Tokens::None,
+                    false => TokenUse::None,
                 };
                 Some(Self {
                     class,
@@ -159,8 +160,8 @@ impl Operation {
         let takes_data_sources = class == Inference && is_chat(operation);
         let tokens = match (class, model) {
             (Inference, Body) => tokens(operation, knows_stream_options),
-            (Inference, ModelSource::Query) => Tokens::Session,
-            _ => Tokens::None,
+            (Inference, ModelSource::Query) => TokenUse::Session,
+            _ => TokenUse::None,
         };
         Self { class, model, is_stateful, takes_data_sources, listing: None, tokens }
     }
@@ -180,15 +181,15 @@ impl Listing {
 }
 
 /// The tokens of an operation that is inference, and is not realtime.
-fn tokens(operation: &[&str], knows_stream_options: bool) -> Tokens {
+fn tokens(operation: &[&str], knows_stream_options: bool) -> TokenUse {
     match operation {
-        ["chat", "completions"] | ["completions"] if knows_stream_options => Tokens::TextsIfAsked,
+        ["chat", "completions"] | ["completions"] if knows_stream_options => TokenUse::TextsIfAsked,
         ["chat", "completions"] | ["completions"] | ["responses"] | ["responses", "compact"] => {
-            Tokens::Texts
+            TokenUse::Texts
         }
-        ["embeddings"] => Tokens::Input,
-        ["audio" | "images", ..] => Tokens::Media,
-        _ => Tokens::None,
+        ["embeddings"] => TokenUse::Input,
+        ["audio" | "images", ..] => TokenUse::Media,
+        _ => TokenUse::None,
     }
 }
 
@@ -318,20 +319,24 @@ mod tests {
     #[test]
     fn every_operation_that_uses_tokens_is_known_as_such() {
         let rows = [
-            ("POST", "/openai/v1/chat/completions", Tokens::TextsIfAsked),
-            ("POST", "/openai/v1/completions", Tokens::TextsIfAsked),
-            ("POST", "/openai/v1/responses", Tokens::Texts),
-            ("POST", "/openai/v1/responses/compact", Tokens::Texts),
-            ("POST", "/openai/v1/responses/input_tokens", Tokens::None),
-            ("POST", "/openai/v1/embeddings", Tokens::Input),
-            ("POST", "/openai/v1/moderations", Tokens::None),
-            ("POST", "/openai/v1/audio/transcriptions", Tokens::Media),
-            ("POST", "/openai/deployments/m/images/generations", Tokens::Media),
-            ("GET", "/openai/v1/realtime?model=m", Tokens::Session),
-            ("GET", "/openai/v1/realtime?call_id=c", Tokens::None),
-            ("GET", "/openai/v1/models", Tokens::None),
-            ("POST", "/openai/v1/batches", Tokens::None),
-            ("GET", "/openai/deployments/m/chat/completions?api-version=2024-10-21", Tokens::None),
+            ("POST", "/openai/v1/chat/completions", TokenUse::TextsIfAsked),
+            ("POST", "/openai/v1/completions", TokenUse::TextsIfAsked),
+            ("POST", "/openai/v1/responses", TokenUse::Texts),
+            ("POST", "/openai/v1/responses/compact", TokenUse::Texts),
+            ("POST", "/openai/v1/responses/input_tokens", TokenUse::None),
+            ("POST", "/openai/v1/embeddings", TokenUse::Input),
+            ("POST", "/openai/v1/moderations", TokenUse::None),
+            ("POST", "/openai/v1/audio/transcriptions", TokenUse::Media),
+            ("POST", "/openai/deployments/m/images/generations", TokenUse::Media),
+            ("GET", "/openai/v1/realtime?model=m", TokenUse::Session),
+            ("GET", "/openai/v1/realtime?call_id=c", TokenUse::None),
+            ("GET", "/openai/v1/models", TokenUse::None),
+            ("POST", "/openai/v1/batches", TokenUse::None),
+            (
+                "GET",
+                "/openai/deployments/m/chat/completions?api-version=2024-10-21",
+                TokenUse::None,
+            ),
         ];
         for (method, path, expected) in rows {
             let target = Target::parse(path.as_bytes()).unwrap();
@@ -381,7 +386,7 @@ mod tests {
                 let path = format!("/openai/{path}?api-version={version}");
                 let target = Target::parse(path.as_bytes()).unwrap();
                 let found = Operation::find("POST", target.segments(), target.query()).unwrap();
-                assert_eq!(found.tokens == Tokens::TextsIfAsked, is_known, "{path}");
+                assert_eq!(found.tokens == TokenUse::TextsIfAsked, is_known, "{path}");
             }
         }
     }

@@ -2,7 +2,9 @@
 //! labels, so these names carry them as `.label.value` pairs, for `stats_config.stats_tags` to take out.
 
 use crate::config::Config;
-use crate::flow::measure::{AttemptResult, Counter, FetchResult, Gauge};
+use crate::flow::measure::{
+    AttemptResult, Counter, FetchResult, Gauge, Histogram, Labels, Source, TokenKind,
+};
 use crate::reply::Reason;
 
 impl Counter<'_> {
@@ -10,18 +12,23 @@ impl Counter<'_> {
     pub fn write_name(&self, name: &mut String) {
         let mut write = |parts: &[&str]| parts.iter().for_each(|part| name.push_str(part));
         match *self {
-            Self::Forwarded { backend } => {
-                write(&["aoai_requests_total.outcome.forwarded.backend.", backend]);
+            Self::Forwarded { backend, labels } => {
+                write_request(name, "forwarded", backend, labels);
             }
-            Self::Abandoned { backend } => {
-                let backend = backend.unwrap_or("none");
-                write(&["aoai_requests_total.outcome.abandoned.backend.", backend]);
+            Self::Abandoned { backend, labels } => {
+                write_request(name, "abandoned", backend.unwrap_or("none"), labels);
             }
-            Self::Replied(reason) => {
-                write(&["aoai_requests_total.outcome.", reason.name(), ".backend.none"]);
+            Self::Replied { reason, labels } => {
+                write_request(name, reason.name(), "none", labels);
             }
-            Self::ModelsListed => {
-                write(&["aoai_requests_total.outcome.models_listed.backend.none"]);
+            Self::Tokens { labels, backend, kind, source } => {
+                let Labels { subscription, model } = labels;
+                write(&["aoai_tokens_total.backend.", backend, ".type.", kind.name()]);
+                write(&[".source.", source.name(), ".subscription.", subscription]);
+                write(&[".model.", model]);
+            }
+            Self::ModelsListed { labels } => {
+                write_request(name, "models_listed", "none", labels);
             }
             Self::Attempt { backend, result } => {
                 write(&["aoai_attempts_total.backend.", backend, ".result.", result.name()]);
@@ -41,14 +48,10 @@ impl Counter<'_> {
     /// Calls this for each counter of a configuration that is shown from the beginning, at zero.
     pub fn each(config: &Config, mut define: impl FnMut(Counter<'_>)) {
         for reason in Reason::ALL {
-            define(Counter::Replied(reason));
+            define(Counter::Replied { reason, labels: Labels::NONE });
         }
-        define(Counter::ModelsListed);
         define(Counter::Retries);
-        define(Counter::Abandoned { backend: None });
         for backend in config.backends.iter().map(|backend| backend.name.as_str()) {
-            define(Counter::Forwarded { backend });
-            define(Counter::Abandoned { backend: Some(backend) });
             define(Counter::Cooldowns { backend });
             for result in AttemptResult::ALL {
                 define(Counter::Attempt { backend, result });
@@ -90,6 +93,49 @@ impl Gauge<'_> {
     }
 }
 
+impl Histogram<'_> {
+    /// The metric's name, written into this buffer.
+    pub fn write_name(&self, name: &mut String) {
+        let (start, backend, model) = match *self {
+            Self::TimeToFirstToken { backend, model } => {
+                ("aoai_time_to_first_token_ms.backend.", backend, model)
+            }
+            Self::RequestDuration { backend, model } => {
+                ("aoai_request_duration_ms.backend.", backend, model)
+            }
+        };
+        [start, backend, ".model.", model].iter().for_each(|part| name.push_str(part));
+    }
+}
+
+/// The name of a counter of requests. A model's name may have dots, and so is last.
+fn write_request(name: &mut String, outcome: &str, backend: &str, labels: Labels<'_>) {
+    let Labels { subscription, model } = labels;
+    let parts = ["aoai_requests_total.outcome.", outcome, ".backend.", backend];
+    let labels = [".subscription.", subscription, ".model.", model];
+    parts.iter().chain(&labels).for_each(|part| name.push_str(part));
+}
+
+impl TokenKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::CachedInput => "cached_input",
+            Self::Output => "output",
+            Self::Reasoning => "reasoning",
+        }
+    }
+}
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Estimated => "estimated",
+        }
+    }
+}
+
 impl AttemptResult {
     fn name(self) -> &'static str {
         match self {
@@ -126,22 +172,29 @@ mod tests {
     fn names_are_what_dashboards_are_built_on() {
         let backend = "eastus";
         let identity = "default";
+        let labels = Labels { subscription: "team", model: "gpt-4.1" };
         let rows = [
             (
-                Counter::Forwarded { backend },
-                "aoai_requests_total.outcome.forwarded.backend.eastus",
+                Counter::Forwarded { backend, labels },
+                "aoai_requests_total.outcome.forwarded.backend.eastus.subscription.team.model.gpt-4.1",
             ),
             (
-                Counter::Abandoned { backend: Some(backend) },
-                "aoai_requests_total.outcome.abandoned.backend.eastus",
+                Counter::Abandoned { backend: None, labels },
+                "aoai_requests_total.outcome.abandoned.backend.none.subscription.team.model.gpt-4.1",
             ),
             (
-                Counter::Abandoned { backend: None },
-                "aoai_requests_total.outcome.abandoned.backend.none",
+                Counter::Replied { reason: Reason::MissingKey, labels: Labels::NONE },
+                "aoai_requests_total.outcome.missing_key.backend.none.subscription.none.model.none",
             ),
             (
-                Counter::Replied(Reason::MissingKey),
-                "aoai_requests_total.outcome.missing_key.backend.none",
+                Counter::Tokens {
+                    labels,
+                    backend,
+                    kind: TokenKind::CachedInput,
+                    source: Source::Reported,
+                },
+                "aoai_tokens_total.backend.eastus.type.cached_input.source.reported.subscription.team\
+                 .model.gpt-4.1",
             ),
             (
                 Counter::TokenFetch { identity, result: FetchResult::Refused },
@@ -155,7 +208,10 @@ mod tests {
                 Counter::Diagnosis { backend, diagnosis: &BACKENDS[0] },
                 "aoai_diagnoses_total.backend.eastus.diagnosis.regional_endpoint",
             ),
-            (Counter::ModelsListed, "aoai_requests_total.outcome.models_listed.backend.none"),
+            (
+                Counter::ModelsListed { labels },
+                "aoai_requests_total.outcome.models_listed.backend.none.subscription.team.model.gpt-4.1",
+            ),
             (Counter::Retries, "aoai_retries_total"),
             (Counter::Cooldowns { backend }, "aoai_cooldowns_total.backend.eastus"),
         ];

@@ -46,6 +46,17 @@ _WAITING = ("token_unavailable", "all_backends_throttled", "all_backends_failed"
 _FINAL = ("token_refused", "backend_misconfigured")
 
 
+_ASKED_USAGE = b',"stream_options":{"include_usage":true}'
+# How much longer a chat's body becomes whose length has to be told before it was read.
+RESERVE = len(_ASKED_USAGE)
+
+
+def unmetered(body: bytes) -> bytes:
+    """A body that has arrived, without what metering has added to it: that a stream is to tell its
+    usage, or white space in the place of that."""
+    return body.rstrip(b" ").replace(_ASKED_USAGE, b"")
+
+
 @dataclass(frozen=True)
 class Call:
     """A request. Target and header values are written in Latin-1, so that any byte can be said."""

@@ -172,7 +172,8 @@ def test_a_client_sees_an_outage_of_the_identity_endpoint_as_a_delay(
                 client.chat.completions.create(**ASK).choices[0].message.content))
             asking.start()
             gateway.envoy.wait_for_stat(
-                "wasmcustom.aoai_requests_total.outcome.token_unavailable.backend.none")
+                "wasmcustom.aoai_requests_total.outcome.token_unavailable.backend.none"
+                ".subscription.team.model.gpt-4o")
             assert found == []
             gate.open()
             asking.join()

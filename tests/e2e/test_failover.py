@@ -18,7 +18,7 @@ from websockets.sync.client import connect as websocket
 from azure_sim import (HANG, HANG_LIMIT, RESET, Answer, AzureSim, Delivery, Gate,
                        RecordedRequest, Resource, errors)
 from azure_sim.script import Step
-from e2e.calls import own_answer
+from e2e.calls import RESERVE, own_answer, unmetered
 from e2e.edits import CLUSTERS, MANAGER, put
 from e2e.gateway import Gateway
 from e2e.pauses import Pauses
@@ -394,8 +394,8 @@ def test_a_body_beyond_the_buffer_is_served_by_the_first_region_and_not_sent_aga
             return connection.exchange(request("POST", target, [KEY_HEADER, JSON_TYPE], body))
     served(exchange(), "aa", 1)
     [seen] = aa.requests
-    assert seen.body_length == (len(body) - len(model) + len(deployment("aa", model)) if is_v1
-                                else len(body))
+    renamed = len(deployment("aa", model)) - len(model) if is_v1 else 0
+    assert seen.body_length == len(body) + renamed + RESERVE
     answer = exchange()
     # The other regions could serve it, if it came again.
     assert [answer.head.values(name) for name in ("retry-after", "retry-after-ms")] == [
@@ -426,7 +426,7 @@ def test_the_third_serves_what_the_first_two_cannot(
     assert calls(regions) == {"aa": 1, "bb": 1, "cc": 1}
     for name, one in zip(REGIONS, (aa, bb, cc)):
         left_clean(one.requests[0], name)
-        assert (one.requests[0].target, one.requests[0].body) == chat_request(
+        assert (one.requests[0].target, unmetered(one.requests[0].body)) == chat_request(
             deployment(name, model), is_v1)
 
 
@@ -470,7 +470,10 @@ def streamed(connection: Connection, gate: Gate, region: str, attempts: int) -> 
         if event.data == b"data: [DONE]":
             assert connection.read_event() is None
             return text
-        text += json.loads(event.data[6:])["choices"][0]["delta"].get("content", "")
+        [choice] = json.loads(event.data[6:])["choices"]
+        text += choice["delta"].get("content", "")
+        if choice["finish_reason"]:
+            gate.release()  # the usage, for which this caller has not asked
 
 
 def test_a_region_that_refuses_connections_is_passed_over(
@@ -483,7 +486,7 @@ def test_a_region_that_refuses_connections_is_passed_over(
     with gateway.connect() as connection:
         connection.send(request("POST", target, [KEY_HEADER, JSON_TYPE], body))
         assert streamed(connection, gate, "bb", 3) == "answer from bb"
-    assert [seen.body for seen in bb.requests] == [
+    assert [unmetered(seen.body) for seen in bb.requests] == [
         chat_request(deployment("bb", dead_model), True, stream=True)[1]]
 
 
@@ -1208,7 +1211,7 @@ def test_a_429_before_the_whole_body_is_there_moves_on_with_all_of_it(
         connection.send(raw[-3000:-10])
         served(connection.exchange(raw[-10:]), "bb", 2)
     [seen] = bb.requests
-    assert seen.body == body(deployment("bb", model) if is_v1 else model)
+    assert unmetered(seen.body) == body(deployment("bb", model) if is_v1 else model)
     served(chat(gateway, model), "bb", 1)
 
 

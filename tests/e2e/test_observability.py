@@ -17,8 +17,8 @@ from e2e.envoy import Envoy
 from e2e.gateway import Gateway
 from e2e.identity import closed_gate
 from e2e.rendering import in_front_of, more_listeners
-from e2e.single import (BODY, CHAT, JSON_TYPE, KEY, MODEL, OTHER_KEY, V1_CHAT, assert_refused, chat,
-                        east, raw_chat, settings)
+from e2e.single import (BODY, CHAT, JSON_TYPE, KEY, MODEL, OTHER_KEY, RAW_BODY, V1_CHAT,
+                        assert_refused, chat, east, raw_chat, settings)
 from e2e.wire import Connection, request
 
 Start = Callable[..., Gateway]
@@ -40,12 +40,19 @@ def of_the_module(text: str) -> Dict[Tuple[str, Labels], int]:
             for one in found}
 
 
-def requests_total(outcome: str, backend: str = "none") -> Tuple[str, Labels]:
-    return "aoai_requests_total", (("backend", backend), ("outcome", outcome))
+def requests_total(outcome: str, backend: str = "none", subscription: str = "team-1",
+                   model: str = MODEL) -> Tuple[str, Labels]:
+    return "aoai_requests_total", (("backend", backend), ("model", model), ("outcome", outcome),
+                                   ("subscription", subscription))
 
 
 def fetches_total(result: str) -> Tuple[str, Labels]:
     return "aoai_entra_token_fetches_total", (("identity", "default"), ("result", result))
+
+
+def tokens_total(kind: str, source: str = "reported") -> Tuple[str, Labels]:
+    return "aoai_tokens_total", (("backend", "eastus"), ("model", MODEL), ("source", source),
+                                 ("subscription", "team-1"), ("type", kind))
 
 
 REMAINING: Tuple[str, Labels] = ("aoai_entra_token_remaining_seconds", (("identity", "default"),))
@@ -88,7 +95,7 @@ def test_requests_are_counted_by_outcome_and_backend(
         # Callers that leave: while a backend has their request, and before that names its model.
         resource.script.then(HANG)
         begun = request("POST", V1_CHAT, [("api-key", KEY), JSON_TYPE, ("content-length", "9")])
-        for raw, backend in ((raw_chat(), "eastus"), (begun + b"{", "none")):
+        for raw, backend, model in ((raw_chat(), "eastus", MODEL), (begun + b"{", "none", "none")):
             with gateway.connect() as connection:
                 connection.send(raw)
                 gateway.envoy.wait_for_stat("http.aoai.downstream_rq_active")
@@ -96,7 +103,8 @@ def test_requests_are_counted_by_outcome_and_backend(
                     resource.wait_for_requests(6)
                 connection.leave()
             gateway.envoy.wait_for_stat(
-                f"wasmcustom.aoai_requests_total.outcome.abandoned.backend.{backend}")
+                f"wasmcustom.aoai_requests_total.outcome.abandoned.backend.{backend}"
+                f".subscription.team-1.model.{model}")
         found = of_the_module(gateway.envoy.prometheus())
         by_name = gateway.envoy.stats()
     remaining = found.pop(REMAINING)
@@ -104,19 +112,30 @@ def test_requests_are_counted_by_outcome_and_backend(
     counted = {name: count for name, count in found.items() if count}
     assert counted == {
         requests_total("forwarded", "eastus"): 4,
-        requests_total("backend_failed"): 2,
+        requests_total("backend_failed"): 1,
+        requests_total("backend_failed", model="other"): 1,
         requests_total("abandoned", "eastus"): 1,
-        requests_total("abandoned"): 1,
-        requests_total("unknown_key"): 2,
-        **{requests_total(reason): 1 for reason, _, _ in rows if reason != "unknown_key"},
+        requests_total("abandoned", model="none"): 1,
+        requests_total("missing_key", subscription="none", model="none"): 1,
+        requests_total("unknown_key", subscription="none", model="none"): 2,
+        requests_total("model_not_allowed", subscription="limited", model="none"): 1,
+        **{requests_total(reason, model="none"): 1 for reason in (
+            "unknown_model", "unknown_operation", "operation_not_allowed", "missing_model")},
         fetches_total("success"): 1,
+        # Of simulated Azure's 10 words around the caller's one, and its answer's 3.
+        tokens_total("input"): 3 * 11, tokens_total("cached_input"): 3 * 2,
+        tokens_total("output"): 3 * 3,
+        # Of the request that was complete when its caller left: four bytes are a token.
+        tokens_total("input", "estimated"): -(-len(RAW_BODY) // 4),
     }
-    # Every outcome is there from the start, for alerts on rates.
+    # What nobody's request has come to yet is there from the start, for alerts on rates.
     assert {dict(labels)["outcome"] for name, labels in found if name == "aoai_requests_total"} >= {
-        "forwarded", "abandoned", "missing_key", "token_unavailable", "token_refused",
-        "body_not_delivered", "backend_misconfigured", "all_backends_failed"}
-    assert by_name["wasmcustom.aoai_requests_total.outcome.forwarded.backend.eastus"] == 4
-    assert by_name["wasmcustom.aoai_requests_total.outcome.unknown_key.backend.none"] == 2
+        "missing_key", "token_unavailable", "token_refused", "body_not_delivered",
+        "backend_misconfigured", "all_backends_failed"}
+    assert by_name["wasmcustom.aoai_requests_total.outcome.forwarded.backend.eastus"
+                   f".subscription.team-1.model.{MODEL}"] == 4
+    assert by_name["wasmcustom.aoai_requests_total.outcome.unknown_key.backend.none"
+                   ".subscription.none.model.none"] == 2
 
 
 def test_a_misconfigured_backend_shows_as_long_as_it_is(

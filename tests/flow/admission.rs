@@ -35,6 +35,8 @@ fn document() -> Value {
         ["eastus", "sweden"].map(|name| json!({"name": name, "endpoint": endpoint(name)}));
     json!({
         "identity": {"managed_identity": {"cluster": "imds"}},
+        // Bodies arrive as they were sent.
+        "metering": {"streams": "reported"},
         "subscriptions": [
             {"id": "team", "keys": [digest(KEY), digest("k-team-2")], "models": ["gpt-4o", "alias"],
              "operations": ["*"]},
@@ -97,7 +99,7 @@ fn check(name: &str, request: &Request, expected: &Outcome) {
         }
         assert_no_key(&call, &name);
         let counted = format!("aoai_requests_total.outcome.forwarded.backend.{backend}");
-        assert_eq!(process.counted("aoai_requests_total"), [counted + " 1"], "{name}");
+        assert_eq!(process.requests_counted(), [counted + " 1"], "{name}");
     }
 }
 

@@ -16,7 +16,7 @@ use aoai_filter::flow::attempt::{AttemptEvent, AttemptFlow};
 use aoai_filter::flow::context::Context;
 use aoai_filter::flow::gateway::Gateway;
 use aoai_filter::flow::host::{Headers, Host, Stored};
-use aoai_filter::flow::measure::{Counter, Gauge, LogEntry};
+use aoai_filter::flow::measure::{Counter, Gauge, Histogram, LogEntry, LogField};
 use aoai_filter::flow::pending::Pending;
 use aoai_filter::flow::pool_request::{PoolReference, PoolRequests};
 use aoai_filter::flow::request::{Event, RequestFlow};
@@ -53,6 +53,7 @@ pub(crate) struct Process {
     /// Endpoints of pools say that they are backends that no configuration has.
     pub(crate) renames_backends: Cell<bool>,
     counters: RefCell<BTreeMap<String, u64>>,
+    pub(crate) histograms: RefCell<BTreeMap<String, Vec<u64>>>,
     gauges: RefCell<BTreeMap<String, u64>>,
     log: RefCell<Vec<String>>,
     /// Requests to identity endpoints without a response, by worker.
@@ -215,8 +216,12 @@ impl Process {
         names.join(" ")
     }
 
+    /// The sum of the counters of this name, whatever further labels they have.
     pub(crate) fn counter(&self, name: &str) -> u64 {
-        self.counters.borrow().get(name).copied().unwrap_or_default()
+        let rest = format!("{name}.");
+        let counters = self.counters.borrow();
+        let named = counters.iter().filter(|(known, _)| *known == name || known.starts_with(&rest));
+        named.map(|(_, value)| value).sum()
     }
 
     pub(crate) fn gauge(&self, name: &str) -> Option<u64> {
@@ -228,6 +233,19 @@ impl Process {
         let counters = self.counters.borrow();
         let found = counters.iter().filter(|(name, _)| name.contains(part));
         found.map(|(name, value)| format!("{name} {value}")).collect()
+    }
+
+    /// The counters of requests, without whose they are and for which model.
+    pub(crate) fn requests_counted(&self) -> Vec<String> {
+        let mut sums = BTreeMap::new();
+        for (name, value) in self.counters.borrow().iter() {
+            if let Some((outcome, _)) = name.split_once(".subscription.") {
+                if outcome.starts_with("aoai_requests_total") {
+                    *sums.entry(outcome.to_owned()).or_default() += value;
+                }
+            }
+        }
+        sums.into_iter().map(|(name, value): (String, u64)| format!("{name} {value}")).collect()
     }
 
     /// What is stored for all workers.
@@ -263,6 +281,8 @@ pub(crate) struct AtHand {
     pub(crate) code_details: Option<Vec<u8>>,
     pub(crate) pool_reference: Option<Vec<u8>>,
     pub(crate) upstream_backend: Option<String>,
+    /// What access logs find.
+    pub(crate) noted: BTreeMap<&'static str, String>,
 }
 
 impl Memory {
@@ -373,6 +393,19 @@ impl Host for Memory {
         let mut name = String::new();
         gauge.write_name(&mut name);
         self.process.gauges.borrow_mut().insert(name, value);
+    }
+
+    fn record(&self, histogram: Histogram<'_>, value: u64) {
+        let mut name = String::new();
+        histogram.write_name(&mut name);
+        self.process.histograms.borrow_mut().entry(name).or_default().push(value);
+    }
+
+    fn note(&self, field: LogField<'_>) {
+        let mut at = self.at.borrow_mut();
+        let known = at.noted.insert(field.name(), field.value().into_owned());
+        let is_same = known.is_none_or(|known| known == at.noted[field.name()]);
+        assert!(is_same, "{field:?} is noted with one value");
     }
 
     fn log(&self, entry: &LogEntry<'_>) {
@@ -561,7 +594,7 @@ impl Worker {
                 self.number,
                 AtHand { request_headers: request.headers.clone(), ..AtHand::default() },
             ),
-            flow: RequestFlow::New.into(),
+            flow: RefCell::default(),
             stream: RefCell::default(),
         });
         call.stream.borrow_mut().request_has_ended = ended;
@@ -734,6 +767,12 @@ impl Call {
         value(&self.response().headers, name)
     }
 
+    /// What an access log finds as `wasm.aoai_…`; empty where there is nothing.
+    pub(crate) fn noted(&self, name: &str) -> String {
+        let name = format!("aoai_{name}");
+        self.memory.at.borrow().noted.get(name.as_str()).cloned().unwrap_or_default()
+    }
+
     /// The headers of the request as they are now, as an access log shows them.
     pub(crate) fn request_header(&self, name: &str) -> Option<String> {
         value(&self.memory.at.borrow().request_headers, name)
@@ -806,7 +845,7 @@ impl Call {
         if !was_over {
             self.on(Event::End);
         }
-        self.flow.replace(RequestFlow::Ended);
+        self.flow.take();
     }
 
     // The gateway stage.
@@ -814,7 +853,7 @@ impl Call {
     /// Has the flow take an event, and changes the message as it says.
     fn on(&self, event: Event) -> Step {
         let context = self.worker.context(self.id, &self.gateway, &self.memory);
-        let flow = self.flow.replace(RequestFlow::Ended);
+        let flow = self.flow.take();
         let (next, step) = flow.on(event, &context);
         self.flow.replace(next);
         let mut at = self.memory.at.borrow_mut();

@@ -16,6 +16,7 @@ mod data_sources;
 mod failover;
 mod host;
 mod inspection;
+mod metering;
 mod misconfigured;
 mod models;
 mod refused_bodies;

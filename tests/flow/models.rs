@@ -63,7 +63,7 @@ fn a_subscriptions_own_models_are_listed_in_the_form_of_the_path() {
     }
     assert_eq!(process.arrived(), []);
     assert_eq!(
-        process.counted("aoai_requests_total"),
+        process.requests_counted(),
         ["aoai_requests_total.outcome.models_listed.backend.none 6"]
     );
 }

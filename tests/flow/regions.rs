@@ -39,6 +39,8 @@ pub(crate) fn document() -> Value {
     json!({
         "identity": {"managed_identity": {"cluster": "imds"}},
         "token_wait": "2s",
+        // Bodies arrive as they were sent.
+        "metering": {"streams": "reported"},
         "failover": {"cooldown": "40s", "longest_cooldown": "60m", "retry_within": "4s"},
         "subscriptions": [{"id": "team", "keys": [digest(KEY)], "models": ["*"], "operations": ["*"]}],
         "backends": REGIONS.map(|name| json!({"name": name, "endpoint": endpoint(name)})),

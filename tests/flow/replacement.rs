@@ -7,7 +7,7 @@ use aoai_filter::flow::attempt::{AttemptEvent, AttemptFlow};
 use aoai_filter::flow::context::Context;
 use aoai_filter::flow::cooldowns::KEY as KEY_OF_COOLDOWNS;
 use aoai_filter::flow::pool_request::{PoolReference, PoolRequests};
-use aoai_filter::flow::request::{unconfigured, Event, RequestFlow};
+use aoai_filter::flow::request::{unconfigured, Event, RequestFlow, State};
 use aoai_filter::flow::step::Then;
 use aoai_filter::routing::cooldown::Cooldowns;
 use proptest::prelude::*;
@@ -401,10 +401,10 @@ proptest! {
             ..AtHand::default()
         });
         let gateway = worker.gateway();
-        let mut flow = RequestFlow::New;
+        let mut flow = RequestFlow::default();
         for event in events {
             let context = worker.context(7, &gateway, &memory);
-            let was_new = matches!(flow, RequestFlow::New | RequestFlow::Ended);
+            let was_new = matches!(flow.state, State::New | State::Ended);
             let (next, step) = flow.on(event, &context);
             let is_of_request = matches!(event, Event::Head { .. } | Event::Body { .. } | Event::Trailers);
             if step.then == Then::Continue && is_of_request {

@@ -345,7 +345,7 @@ fn what_envoy_says_of_a_single_backend_is_said_in_our_words() {
             assert_eq!(call.response_header("content-length"), Some(length));
             let reason = call.response_header("x-aoai-reason").unwrap();
             let outcome = format!("aoai_requests_total.outcome.{reason}.backend.none 1");
-            assert_eq!(process.counted("aoai_requests_total"), [outcome]);
+            assert_eq!(process.requests_counted(), [outcome]);
         }
     }
 }
@@ -366,7 +366,7 @@ fn a_circuit_breakers_limit_is_not_the_backends_failure() {
 #[test]
 fn every_request_has_one_outcome() {
     let (process, worker) = shared();
-    let outcomes = || process.counted("aoai_requests_total");
+    let outcomes = || process.requests_counted();
     worker.ask(&of(KEY));
     for region in REGIONS {
         process.script(region, [Reaction::reset()]);

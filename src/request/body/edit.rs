@@ -53,6 +53,11 @@ impl BodyEdit {
         Self { at: usize::MAX..usize::MAX, with }
     }
 
+    /// Whether it is such an edit.
+    pub fn is_append(&self) -> bool {
+        self.at.start == usize::MAX
+    }
+
     /// How long a body of this length becomes.
     pub fn length_of(&self, length: u64) -> u64 {
         length.saturating_sub(self.at.len() as u64).saturating_add(self.with.len() as u64)

@@ -176,7 +176,7 @@ mod tests {
             let mut piece = body[start..end].to_vec();
             is_refused = is_refused || reader.push(&piece).is_err();
             if let Some(edit) = rewriter.next(&piece, reader.take_rewrites(), end == body.len()) {
-                match edit == BodyEdit::append(edit.with.clone()) {
+                match edit.is_append() {
                     true => piece.extend(edit.with),
                     false => drop(piece.splice(edit.at, edit.with)),
                 }

@@ -7,13 +7,14 @@ import json
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from . import errors, multipart, strict_json
 from .answers import Answer, sse
 from .records import RecordedRequest
 
-USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+# The tokens of a chat's frame, and of a plain input's; each word is one more.
+_FRAME, _PLAIN_FRAME = 10, 4
 SPEECH = b"ID3\x04\x00\x00" + bytes(range(256)) * 16
 # A PNG of one pixel.
 IMAGE = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
@@ -67,6 +68,32 @@ def read(request: RecordedRequest) -> Union[Asked, Answer]:
     return Asked(fields, {}) if isinstance(fields, dict) else errors.bad_request("Not an object")
 
 
+def tokens(asked: Asked, content: str) -> Tuple[int, int, int]:
+    """What a text request uses: input, as much of it as comes from a cache, output. A word is a token."""
+    inputs = [asked.fields[name] for name in ("messages", "prompt", "input") if name in asked.fields]
+    prompt = _FRAME + sum(len(text.split()) for text in _texts(inputs))
+    return prompt, prompt // 4, len(content.split())
+
+
+def usage(asked: Asked, content: str) -> Dict[str, Any]:
+    """The same as chat completions and completions tell it."""
+    prompt, cached, output = tokens(asked, content)
+    return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output,
+            "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0}}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts of a prompt: of messages only their content."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, dict):
+        yield from _texts(value.get("content", value.get("text")))
+
+
 def answer(operation: str, asked: Asked, model: str, resource: str) -> Answer:
     """The answer of an inference operation that has no state."""
     return _OPERATIONS[operation](asked, model, f"answer from {resource}")
@@ -90,11 +117,11 @@ def _chat(asked: Asked, model: str, content: str) -> Answer:
         deltas = [{"role": "assistant", "content": ""}, *words]
         choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
         end = {"index": 0, "delta": {}, "finish_reason": "stop"}
-        return _streamed(base, [*choices, end], asked)
+        return _streamed(base, [*choices, end], asked, content)
     message = {"role": "assistant", "content": content, "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
     return Answer(200, body={**base, "object": "chat.completion", "choices": [choice],
-                             "usage": USAGE})
+                             "usage": usage(asked, content)})
 
 
 def _completion(asked: Asked, model: str, content: str) -> Answer:
@@ -104,16 +131,20 @@ def _completion(asked: Asked, model: str, content: str) -> Answer:
             "object": "text_completion"}
     if asked.stream:
         return _streamed(base, [{"index": 0, "text": word, "finish_reason": None}
-                                for word in _words(content)], asked)
+                                for word in _words(content)], asked, content)
     choice = {"index": 0, "text": content, "finish_reason": "stop", "logprobs": None}
-    return Answer(200, body={**base, "choices": [choice], "usage": USAGE})
+    return Answer(200, body={**base, "choices": [choice],
+                             "usage": usage(asked, content)})
 
 
-def _streamed(base: Dict[str, Any], choices: List[Dict[str, Any]], asked: Asked) -> Answer:
+def _streamed(base: Dict[str, Any], choices: List[Dict[str, Any]], asked: Asked, content: str
+              ) -> Answer:
     """Chunks, then the usage when it was asked for, then `[DONE]`."""
+    if asked.include_usage:
+        base = {**base, "usage": None}
     chunks: List[Union[Dict[str, Any], str]] = [{**base, "choices": [one]} for one in choices]
     if asked.include_usage:
-        chunks.append({**base, "choices": [], "usage": USAGE})
+        chunks.append({**base, "choices": [], "usage": usage(asked, content)})
     return Answer(200, chunks=sse(*chunks, "[DONE]"))
 
 
@@ -125,9 +156,10 @@ def _embeddings(asked: Asked, model: str, _content: str) -> Answer:
     # The same two numbers, little-endian float32, for clients that ask for base64.
     as_base64 = asked.fields.get("encoding_format") == "base64"
     vector: Any = "AAAAPwAAgL4=" if as_base64 else [0.5, -0.25]
+    prompt = _PLAIN_FRAME + sum(len(text.split()) for text in _texts(inputs))
     data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(count)]
     return Answer(200, body={"object": "list", "data": data, "model": model,
-                             "usage": {"prompt_tokens": 5, "total_tokens": 5}})
+                             "usage": {"prompt_tokens": prompt, "total_tokens": prompt}})
 
 
 def _transcription(asked: Asked, _model: str, content: str) -> Answer:

@@ -6,13 +6,12 @@ import time
 import uuid
 from typing import Any, Dict, Mapping, Optional
 
-from . import errors, multipart, strict_json
+from . import errors, inference, multipart, strict_json
 from .answers import Answer, sse
 from .inference import Asked
 from .records import RecordedRequest
 from .routes import Route
 
-USAGE = {"input_tokens": 11, "output_tokens": 3, "total_tokens": 14}
 _KINDS = {"responses": ("resp_", "response"), "files": ("assistant-", "file"),
           "uploads": ("upload_", "upload"), "batches": ("batch_", "batch"),
           "assistants": ("asst_", "assistant"), "threads": ("thread_", "thread"),
@@ -49,8 +48,12 @@ def create_response(store: Store, asked: Asked, model: str, resource: str) -> An
     content = {"type": "output_text", "text": text, "annotations": []}
     message = {"type": "message", "id": f"msg_{uuid.uuid4().hex}", "status": "completed",
                "role": "assistant", "content": [content]}
+    prompt, cached, output = inference.tokens(asked, text)
+    used = {"input_tokens": prompt, "output_tokens": output, "total_tokens": prompt + output,
+            "input_tokens_details": {"cached_tokens": cached},
+            "output_tokens_details": {"reasoning_tokens": 0}}
     made = store.add("responses", {
-        "model": model, "status": "completed", "output": [message], "usage": USAGE, "error": None,
+        "model": model, "status": "completed", "output": [message], "usage": used, "error": None,
         "previous_response_id": previous, "parallel_tool_calls": True, "tool_choice": "auto",
         "tools": [], "metadata": {}, "incomplete_details": None, "instructions": None,
     })
