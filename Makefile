@@ -17,6 +17,7 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 # pytest in an Envoy: of that version, or without one whichever is here. The tests mostly wait, so
 # that a process for each core pays.
 in-envoy = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
+  RATELIMIT=$$(.ci/ratelimit) && export RATELIMIT && \
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
   "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup
 
@@ -30,11 +31,12 @@ scenario = ENVOY=$$(envoy/get-envoy) && export ENVOY && \
 help: ## Show this
 	@printf 'aoai-filter: one key and one address in front of Azure OpenAI, inside Envoy\n\n'
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: ENVOY=path/to/envoy, ENVOY_VERSION=%s (fetched if there is none), PORT=10000 and CONFIG=mine.yaml (make run)\n' $(ENVOY_VERSION)
+	@printf '\nVariables: ENVOY=path/to/envoy, ENVOY_VERSION=%s (fetched if there is none), PORT=10000, CONFIG=mine.yaml and LIMITS=local or ratelimit (make run)\n' $(ENVOY_VERSION)
 
 .PHONY: run
 run: wasm tools ## Try it with simulated Azure, or CONFIG=mine.yaml with your own (ARGS: of aoai render envoy)
 	@ENVOY=$$(envoy/get-envoy) && PYTHON=$$(.ci/python) && export ENVOY && \
+	  $(if $(filter ratelimit,$(LIMITS)),RATELIMIT=$$(.ci/ratelimit) && export RATELIMIT && )LIMITS=$(LIMITS) \
 	  AOAI=$(AOAI) AOAI_WASM=$(WASM) CONFIG=$(CONFIG) exec "$$PYTHON" tests/run.py $(ARGS)
 
 .PHONY: wasm

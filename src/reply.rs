@@ -39,6 +39,14 @@ pub enum Reason {
     MissingModel,
     /// A body that cannot be read, and has to be although the URL names the model.
     UnreadableBody,
+    /// As many requests as the subscription may make in a minute.
+    RequestLimitReached,
+    /// As many tokens as the subscription may use in a minute.
+    TokenLimitReached,
+    /// As many tokens as the subscription may use in a longer period.
+    QuotaExhausted,
+    /// The counters of limits cannot be reached.
+    LimitsUnavailable,
     /// As much of bodies is buffered for the subscription as may be.
     RequestBufferFull,
     /// Envoy holds the body back that the filter waits for.
@@ -72,6 +80,8 @@ pub struct Reply {
     pub retry_after: Option<Duration>,
     /// The name of the operator's mistake, where one is the reason.
     pub diagnosis: Option<String>,
+    /// Headers that tell the caller its limits.
+    pub limits: Vec<(&'static str, String)>,
 }
 
 /// A response that the filter itself gives, as it is sent.
@@ -93,7 +103,7 @@ impl From<Reply> for LocalResponse {
 
 impl Reason {
     /// All of them, in the order of the public table.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::MissingKey,
         Self::UnknownKey,
         Self::ConflictingKeys,
@@ -104,6 +114,10 @@ impl Reason {
         Self::UnknownOperation,
         Self::MissingModel,
         Self::UnreadableBody,
+        Self::RequestLimitReached,
+        Self::TokenLimitReached,
+        Self::QuotaExhausted,
+        Self::LimitsUnavailable,
         Self::RequestBufferFull,
         Self::BodyNotDelivered,
         Self::TokenUnavailable,
@@ -129,6 +143,10 @@ impl Reason {
             Self::UnknownOperation => ("unknown_operation", 404, "404"),
             Self::MissingModel => ("missing_model", 400, "400"),
             Self::UnreadableBody => ("unreadable_body", 400, "400"),
+            Self::RequestLimitReached => ("request_limit_reached", 429, "429"),
+            Self::TokenLimitReached => ("token_limit_reached", 429, "429"),
+            Self::QuotaExhausted => ("quota_exhausted", 403, "403"),
+            Self::LimitsUnavailable => ("limits_unavailable", 503, "503"),
             Self::RequestBufferFull => ("request_buffer_full", 503, "503"),
             Self::BodyNotDelivered => ("body_not_delivered", 500, "500"),
             Self::TokenUnavailable => ("token_unavailable", 503, "503"),
@@ -159,7 +177,13 @@ impl Reason {
 
     /// A local reply for this reason.
     pub fn because(self, message: impl Into<String>) -> Reply {
-        Reply { reason: self, message: message.into(), retry_after: None, diagnosis: None }
+        Reply {
+            reason: self,
+            message: message.into(),
+            retry_after: None,
+            diagnosis: None,
+            limits: Vec::new(),
+        }
     }
 }
 
@@ -167,6 +191,11 @@ impl Reply {
     /// The same reply with a time after which to retry.
     pub fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
+    }
+
+    /// The same reply with headers that tell the caller its limits.
+    pub fn with_limits(self, limits: Vec<(&'static str, String)>) -> Self {
+        Self { limits, ..self }
     }
 
     /// The headers of the reply.
@@ -179,10 +208,11 @@ impl Reply {
         if let Some(diagnosis) = &self.diagnosis {
             headers.push(("x-aoai-diagnosis", diagnosis.clone()));
         }
+        headers.extend(self.limits.iter().cloned());
         let is_operators =
             matches!(self.reason, Reason::TokenRefused | Reason::BackendMisconfigured);
-        if is_operators && self.retry_after.is_none() {
-            // Official clients retry a 5xx without this header.
+        if is_operators && self.retry_after.is_none() || self.reason == Reason::QuotaExhausted {
+            // Official clients retry a 5xx without this header, and whatever has a time.
             headers.push(("x-should-retry", "false".to_owned()));
         }
         headers
@@ -397,6 +427,39 @@ impl Reply {
         Self { diagnosis: Some(diagnosis.into()), ..reply }
     }
 
+    /// The subscription has made as many requests as it may in a minute.
+    pub fn request_limit_reached(rate: u32, wait: Duration) -> Self {
+        let reply = Reason::RequestLimitReached.because(format!(
+            "The subscription may make {rate} requests a minute, and has made them. Retry after the given time."
+        ));
+        reply.retry_after(wait)
+    }
+
+    /// The subscription has used as many tokens as it may in a minute.
+    pub fn token_limit_reached(rate: u32, wait: Duration) -> Self {
+        let reply = Reason::TokenLimitReached.because(format!(
+            "The subscription may use {rate} tokens a minute, and has used them. Retry after the given time."
+        ));
+        reply.retry_after(wait)
+    }
+
+    /// The subscription has used all tokens of its quota, until the next period.
+    pub fn quota_exhausted(tokens: u32, wait: Duration) -> Self {
+        let reply = Reason::QuotaExhausted.because(format!(
+            "The subscription may use {tokens} tokens in each period of its quota, and has used them. The next \
+             period begins after the given time."
+        ));
+        reply.retry_after(wait)
+    }
+
+    /// The counters of limits cannot be reached, so that nobody knows whether there is room.
+    pub fn limits_unavailable() -> Self {
+        let reply = Reason::LimitsUnavailable.because(
+            "This gateway cannot check the subscription's limits at the moment. Try again in a moment.",
+        );
+        reply.retry_after(Duration::from_secs(1))
+    }
+
     /// As much of bodies is buffered for the subscription as may be.
     pub fn request_buffer_full() -> Self {
         let reply = Reason::RequestBufferFull.because(
@@ -455,6 +518,10 @@ mod tests {
                 ("unknown_operation", 404, "404"),
                 ("missing_model", 400, "400"),
                 ("unreadable_body", 400, "400"),
+                ("request_limit_reached", 429, "429"),
+                ("token_limit_reached", 429, "429"),
+                ("quota_exhausted", 403, "403"),
+                ("limits_unavailable", 503, "503"),
                 ("request_buffer_full", 503, "503"),
                 ("body_not_delivered", 500, "500"),
                 ("token_unavailable", 503, "503"),
@@ -503,13 +570,17 @@ mod tests {
     }
 
     #[test]
-    fn only_an_operators_mistake_has_x_should_retry_false() {
+    fn what_no_retry_helps_has_x_should_retry_false() {
         let has = |reply: Reply| reply.headers().contains(&("x-should-retry", "false".to_owned()));
         for reason in Reason::ALL {
-            let is_operators =
-                matches!(reason, Reason::TokenRefused | Reason::BackendMisconfigured);
-            assert_eq!(has(reason.because("")), is_operators, "{reason:?}");
+            let is_final = matches!(
+                reason,
+                Reason::TokenRefused | Reason::BackendMisconfigured | Reason::QuotaExhausted
+            );
+            assert_eq!(has(reason.because("")), is_final, "{reason:?}");
         }
+        let next_period = Reason::QuotaExhausted.because("").retry_after(Duration::from_secs(60));
+        assert!(has(next_period), "clients would wait for days");
         assert!(!has(Reply::misconfigured("d").retry_after(Duration::from_secs(1))));
     }
 }

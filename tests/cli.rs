@@ -207,6 +207,7 @@ fn usage_errors_end_with_2_and_print_the_usage() {
         (&["chekc", "-"], "a similar subcommand exists: 'check'"),
         (&["render"], "Usage: aoai render <COMMAND>"),
         (&["render", "envoy"], "Usage: aoai render envoy <FILE>"),
+        (&["render", "ratelimit"], "Usage: aoai render ratelimit <FILE>"),
         (&["key"], "Usage: aoai key <COMMAND>"),
         (&["key", "new", "name"], "Usage: aoai key new"),
         (&["doctor"], "Usage: aoai doctor <FILE>"),
@@ -229,6 +230,7 @@ fn help_has_examples_and_hides_what_is_refused() {
         (&["check", "--help"], "aoai check -"),
         (&["render", "--help"], "Print a complete Envoy bootstrap for a configuration"),
         (&["render", "envoy", "--help"], "aoai render envoy gateway.yaml > envoy.yaml"),
+        (&["render", "ratelimit", "--help"], "aoai render ratelimit gateway.yaml >"),
         (&["doctor", "--help"], "aoai doctor gateway.yaml --json"),
         (&["doctor", "--help"], "Prints no token and no other secret"),
         (&["explain", "--help"], "aoai explain < error.txt"),
@@ -243,6 +245,29 @@ fn help_has_examples_and_hides_what_is_refused() {
     }
     let version = concat!("aoai ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(aoai(&["--version"], b""), run(0, version, ""));
+}
+
+#[test]
+fn limits_of_a_service_are_rendered_where_the_document_has_one() {
+    let shared = format!("limits: {{store: ratelimit, cluster: limits}}\n{CONFIGURATION}");
+    let service = |input: &str| aoai(&["render", "ratelimit", "-"], input.as_bytes());
+    let found = service(&shared);
+    assert_eq!((found.status, &*found.stderr), (0, ""));
+    assert!(found.stdout.ends_with("\ndomain: aoai\ndescriptors: []\n"), "{}", found.stdout);
+    let error =
+        "aoai: the document keeps its limits in the proxies: expected limits.store: ratelimit\n";
+    assert_eq!(service(CONFIGURATION), run(2, "", error));
+    let mistaken = shared.replace("[gpt-4o]", "[gpt-4]");
+    assert_eq!(service(&mistaken).status, 1);
+
+    let envoy = |input: &str, options: &[&str]| {
+        aoai(&[&["render", "envoy", "-"], options].concat(), input.as_bytes())
+    };
+    let found = envoy(&shared, &["--resolve=limits=127.0.0.1:18081"]);
+    assert!(found.stdout.contains("{address: 127.0.0.1, port_value: 18081}"), "{}", found.stdout);
+    let taken = shared.replace("cluster: limits", "cluster: imds");
+    let problem = "limits.cluster: \"imds\" is also the cluster of an identity or a backend; expected another cluster\n";
+    assert_eq!(envoy(&taken, &[]), run(1, problem, "aoai: -: 1 problem\n"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `aoai render envoy`: what it makes of whole documents, byte for byte.
+//! `aoai render`: what it makes of whole documents, byte for byte.
 //!
 //! `make render` writes the files that are compared here, and envoy/envoy.yaml with them.
 
@@ -17,7 +17,7 @@ use aoai_filter::config::{Config, Node};
 use serde_json::json;
 
 /// A document, the options, and the file that has what comes of them.
-const RENDERED: [(&str, &[&str], &str); 7] = [
+const RENDERED: [(&str, &[&str], &str); 8] = [
     (
         "envoy/example.yaml",
         &[
@@ -31,6 +31,7 @@ const RENDERED: [(&str, &[&str], &str); 7] = [
     ("envoy/examples/workload-identity.yaml", &[], "envoy/examples/workload-identity.envoy.yaml"),
     ("envoy/examples/client-secret.yaml", &[], "envoy/examples/client-secret.envoy.yaml"),
     ("envoy/examples/several.yaml", &[], "envoy/examples/several.envoy.yaml"),
+    (SHARED_LIMITS, &[], "envoy/examples/shared-limits.envoy.yaml"),
     ("tests/golden/regions.yaml", &[], "tests/golden/regions.envoy.yaml"),
     (
         "tests/golden/tls.yaml",
@@ -39,8 +40,14 @@ const RENDERED: [(&str, &[&str], &str); 7] = [
     ),
 ];
 
+const SHARED_LIMITS: &str = "envoy/examples/shared-limits.yaml";
+
 fn rendered(document: &str, options: &[&str]) -> String {
-    let output = command(document).args(options).output().unwrap();
+    output_of(command(document).args(options), document)
+}
+
+fn output_of(command: &mut Command, document: &str) -> String {
+    let output = command.output().unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{document}");
     assert!(output.status.success(), "{document}");
     String::from_utf8(output.stdout).unwrap()
@@ -56,8 +63,14 @@ fn rendered_from(document: &str) -> String {
 }
 
 fn command(document: &str) -> Command {
+    let mut command = render();
+    command.args(["envoy", document]);
+    command
+}
+
+fn render() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aoai"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["render", "envoy", document]);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("render");
     command
 }
 
@@ -68,12 +81,17 @@ fn read(file: &str) -> String {
 #[test]
 fn what_is_rendered_is_what_the_repository_has() {
     for (document, options, file) in RENDERED {
-        let found = rendered(document, options);
-        if std::env::var_os("AOAI_RENDER").is_some_and(|value| value == "write") {
-            std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), &found).unwrap();
-        }
-        assert!(found == read(file), "{file} is not what {document} renders to: make render");
+        assert_is(file, &rendered(document, options), document);
     }
+    let limits = output_of(render().args(["ratelimit", SHARED_LIMITS]), SHARED_LIMITS);
+    assert_is("envoy/examples/shared-limits.ratelimit.yaml", &limits, SHARED_LIMITS);
+}
+
+fn assert_is(file: &str, found: &str, document: &str) {
+    if std::env::var_os("AOAI_RENDER").is_some_and(|value| value == "write") {
+        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), found).unwrap();
+    }
+    assert!(found == read(file), "{file} is not what {document} renders to: make render");
 }
 
 /// The listener's filter has the document as its author wrote it, and those of the pools have none.

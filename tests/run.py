@@ -1,7 +1,7 @@
 """What `make run` runs: Envoy with the bootstrap that `aoai render envoy` makes.
 
 Without CONFIG that is of envoy/example.yaml, in front of simulated Azure, whose ports are the system's
-choice. With CONFIG it is of that document, in front of real Azure. The listener's port is PORT.
+choice; with LIMITS its subscription has limits, kept by Envoy or by envoyproxy/ratelimit. With CONFIG it is of that document, in front of real Azure. The listener's port is PORT.
 Everything ends with Ctrl-C, or when a part of it ends.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -25,7 +26,13 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests" / "azure-sim"))
 EXAMPLE = ROOT / "envoy" / "example.yaml"
+LIMITS = {"requests_per_minute": 20, "tokens_per_minute": 300}
+QUOTA = {"quota": {"tokens": 1000, "period": "hour"}}
+LIMIT_CLUSTER = "aoai-limits"
+# Of requests, as people call them; all others are refused. Lists of models are not shown.
+OUTCOMES = {"forwarded": "requests", "abandoned": "requests", "models_listed": ""}
 KEY = "aoai_demo"
 START_DEADLINE = 60.0
 
@@ -59,7 +66,16 @@ A key that nobody has:
 
 Metrics: curl -s {admin}/stats/prometheus | grep aoai_
 
-What simulated Azure gets (Ctrl-C ends everything):"""
+{limits}What simulated Azure gets, and what each subscription has used so far (Ctrl-C ends everything):"""
+
+LIMITED = """\
+The subscription may make 20 requests and use 300 tokens a minute{quota}, {where}:
+
+  for i in $(seq 25); do curl -s -o /dev/null -w '%{{http_code}} %header{{x-aoai-reason}}\\n' \\
+    '{url}/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21' -H 'api-key: {key}' \\
+    -H 'content-type: application/json' -d '{{"messages":[{{"role":"user","content":"hello"}}]}}'; done
+
+"""
 
 OWN_CALLS = """\
 {config} is served at {url}, in front of Azure itself.
@@ -94,21 +110,73 @@ def main() -> int:
 
 def _run_example(stack: contextlib.ExitStack, folder: Path, arguments: argparse.Namespace,
                  render: List[str]) -> None:
-    backends = yaml.safe_load(EXAMPLE.read_text())["backends"]
-    hosts = {one["name"]: one["endpoint"].removeprefix("https://") for one in backends}
+    document = yaml.safe_load(EXAMPLE.read_text())
+    hosts = {one["name"]: one["endpoint"].removeprefix("https://") for one in document["backends"]}
     azure, ports = stack.enter_context(_simulated_azure(folder, hosts))
     identity = ports.pop("identity")
     options = [*_listening(arguments), "--identity", f"127.0.0.1:{identity}"]
     for name, port in ports.items():
         options += ["--resolve", f"{name}=127.0.0.1:{port}"]
     log = folder / "envoy.log"
-    bootstrap = _rendered(EXAMPLE, arguments, [*options, *render])
+    source = EXAMPLE
+    if arguments.limits:
+        source = folder / "gateway.json"
+        options += _limit(stack, document, arguments.limits)
+        source.write_text(json.dumps(document))
+    bootstrap = _rendered(source, arguments, [*options, *render])
     envoy, admin = stack.enter_context(_envoy(folder, bootstrap, log))
-    print(CALLS.format(url=_listener(admin), admin=admin, key=KEY), flush=True)
+    url = _listener(admin)
+    limits = LIMITED.format(url=url, key=KEY, **WHERE[arguments.limits]) if arguments.limits else ""
+    print(CALLS.format(url=url, admin=admin, key=KEY, limits=limits), flush=True)
+    usage: Dict[str, str] = {}
     while azure.poll() is None and envoy.poll() is None:
-        time.sleep(0.2)
+        time.sleep(0.5)
+        with contextlib.suppress(OSError):
+            usage = _show_changes(usage, _usage(_fetch(f"{admin}/stats/prometheus").decode()))
     raise Failed("Envoy ended:\n" + log.read_text() if envoy.poll() is not None
                  else "simulated Azure ended")
+
+
+WHERE = {
+    "local": {"quota": "", "where": "counted by this Envoy"},
+    "ratelimit": {"quota": ", and 1000 tokens an hour",
+                  "where": "counted by envoyproxy/ratelimit in Redis for all proxies together"},
+}
+
+
+def _limit(stack: contextlib.ExitStack, document: Dict[str, Any], store: str) -> List[str]:
+    """Gives the document's subscription limits, and what keeps them. Options of the renderer."""
+    limits = dict(LIMITS)
+    document["subscriptions"][0]["limits"] = limits
+    document["limits"] = {"store": store}
+    if store == "local":
+        return []
+    from e2e.limit_service import LimitService
+    limits.update(QUOTA)
+    service = stack.enter_context(LimitService(document))
+    return ["--resolve", f"{LIMIT_CLUSTER}=127.0.0.1:{service.port}"]
+
+
+def _usage(metrics: str) -> Dict[str, str]:
+    """What each subscription has used, by subscription and model, from Envoy's metrics."""
+    found: Dict[Tuple[str, str], Dict[str, int]] = {}
+    for name, labels, count in re.findall(r"^\w*?(aoai_(?:requests|tokens)_total)\{(.*)\} (\d+)$", metrics,
+                                          re.MULTILINE):
+        of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        kind = of.get("type") or OUTCOMES.get(of["outcome"], "refused")
+        sums = found.setdefault((of["subscription"], of["model"]), {})
+        sums[kind] = sums.get(kind, 0) + int(count)
+    return {f"{subscription:<12} {model:<22}": ", ".join(
+        f"{kind.replace('_', ' ')} {sums[kind]}" for kind in
+        ("requests", "refused", "input", "cached_input", "output", "reasoning") if sums.get(kind))
+        for (subscription, model), sums in found.items()}
+
+
+def _show_changes(before: Dict[str, str], now: Dict[str, str]) -> Dict[str, str]:
+    for whose, used in now.items():
+        if used and used != before.get(whose):
+            print(f"{'used':<12} {whose} {used}", flush=True)
+    return now
 
 
 def _run_own(stack: contextlib.ExitStack, folder: Path, arguments: argparse.Namespace,
@@ -139,9 +207,17 @@ def _arguments() -> Tuple[argparse.Namespace, List[str]]:
                         help="a document of your own (default: CONFIG, or the example)")
     parser.add_argument("--port", type=int, default=_port(),
                         help="of the listener; 0 chooses one (default: PORT, or the document's)")
+    parser.add_argument("--limits", default=os.environ.get("LIMITS") or None, choices=sorted(WHERE),
+                        help="limits for the example's subscription, and where they are counted "
+                        "(default: LIMITS, or no limits)")
     parser.add_argument("--admin-port", type=int, default=0,
                         help="of Envoy's admin interface; 0, the default, chooses one")
-    return parser.parse_known_args()
+    arguments, render = parser.parse_known_args()
+    if arguments.limits and arguments.limits not in WHERE:
+        parser.error(f"LIMITS={arguments.limits}: expected {' or '.join(sorted(WHERE))}")
+    if arguments.limits and arguments.config:
+        parser.error("LIMITS is for the example: a document of your own says what its limits are")
+    return arguments, render
 
 
 def _port() -> Optional[int]:

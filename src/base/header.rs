@@ -19,6 +19,18 @@ pub const REASON: &str = "x-aoai-reason";
 /// The mistake of configuration that a response shows.
 pub const DIAGNOSIS: &str = "x-aoai-diagnosis";
 
+/// How many requests a subscription may make in a minute.
+pub const LIMIT_REQUESTS: &str = "x-aoai-limit-requests";
+
+/// For how many of them there is room.
+pub const REMAINING_REQUESTS: &str = "x-aoai-remaining-requests";
+
+/// How many tokens a subscription may use in a minute.
+pub const LIMIT_TOKENS: &str = "x-aoai-limit-tokens";
+
+/// For how many of them there is room.
+pub const REMAINING_TOKENS: &str = "x-aoai-remaining-tokens";
+
 /// On a response: Envoy may retry at the pool's next backend.
 pub const RETRY: &str = "x-aoai-retry";
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::backend::backends;
 use super::credential::credentials;
 use super::failover::failover;
+use super::limits;
 use super::listener::listener;
 use super::metering::metering;
 use super::model::models;
@@ -21,7 +22,7 @@ const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
 /// Clients and proxies give up before; a request that waits longer only holds memory.
 const TOKEN_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(5 * 60);
 
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "cloud",
     "identity",
     "identities",
@@ -30,6 +31,7 @@ const FIELDS: [&str; 11] = [
     "listener",
     "failover",
     "metering",
+    "limits",
     "subscriptions",
     "backends",
     "models",
@@ -44,6 +46,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
     let listener = reader.optional(object, "listener", listener);
     let failover = reader.optional(object, "failover", failover);
     let metering = reader.optional(object, "metering", metering);
+    let limit_store = reader.optional(object, "limits", limits::store).unwrap_or_default();
     let backends = reader
         .required(object, "backends", "the Azure OpenAI resources", |r, node| {
             backends(r, node, &credentials)
@@ -56,7 +59,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         .unwrap_or_default();
     let subscriptions =
         reader.required(object, "subscriptions", "the callers and their keys", |reader, node| {
-            let served = Served { backends: &backends, models: &models };
+            let served = Served { backends: &backends, models: &models, store: &limit_store };
             subscriptions(reader, node, &served)
         });
     let mut by_name = BTreeMap::new();
@@ -75,6 +78,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         listener: listener.unwrap_or_default(),
         failover: failover.unwrap_or_default(),
         metering: metering.unwrap_or_default(),
+        limit_store,
         subscriptions: subscriptions?,
         backends: backends.all.into_iter().flatten().collect(),
         models: by_name,

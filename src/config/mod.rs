@@ -13,6 +13,7 @@ mod document;
 mod endpoint;
 mod failover;
 mod identity;
+mod limits;
 mod listener;
 mod metering;
 mod model;

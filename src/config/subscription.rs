@@ -4,12 +4,13 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use super::backend::Backends;
+use super::limits::limits;
 use super::model::{add_new, Models};
 use super::names::Names;
 use super::problem::{quoted, shape};
 use super::reader::{Object, Reader};
 use super::time;
-use super::types::{Backend, ModelScope, OperationScope, Subscription};
+use super::types::{Backend, LimitStore, ModelScope, OperationScope, Subscription};
 use crate::base::digest::{Digest, DigestError};
 use crate::base::json::Node;
 use crate::base::rendezvous::affinity;
@@ -17,8 +18,8 @@ use crate::base::rendezvous::affinity;
 /// What a subscription's `id` has to be. It is a label of metrics.
 const ID: &str = "1 to 64 of A-Z, a-z, 0-9, - and _, starting with a letter or digit";
 
-const FIELDS: [&str; 7] =
-    ["id", "keys", "models", "operations", "state", "not_before", "expires_at"];
+const FIELDS: [&str; 8] =
+    ["id", "keys", "models", "operations", "limits", "state", "not_before", "expires_at"];
 
 const OPERATIONS: [&str; 2] = ["inference", "resources"];
 
@@ -34,6 +35,8 @@ pub(super) struct Served<'a> {
     pub(super) backends: &'a Backends,
     /// The document's models.
     pub(super) models: &'a Models,
+    /// Where it keeps counters.
+    pub(super) store: &'a LimitStore,
 }
 
 /// What an id is read against.
@@ -100,6 +103,9 @@ fn subscription(
     let scope = reader
         .required(object, "models", MODELS, |reader, node| models(reader, node, served.models));
     let operations = reader.optional(object, "operations", operations);
+    let limits = reader.optional(object, "limits", |reader, node| {
+        limits(reader, node, served.models, served.store)
+    });
     let state = reader.optional(object, "state", |reader, node| {
         reader.text(node, |text| matches!(text, "active" | "suspended"), "active or suspended")
     });
@@ -118,6 +124,7 @@ fn subscription(
         models,
         // The default.
         operations: operations.unwrap_or(OperationScope { inference: true, resources: false }),
+        limits: limits.unwrap_or_default(),
         suspended: state.as_deref() == Some("suspended"),
         not_before,
         expires_at,

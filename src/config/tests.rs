@@ -36,6 +36,11 @@ failover:
   retry_within: 1500ms
 metering:
   streams: reported
+limits:
+  store: ratelimit
+  endpoint: https://limits.internal:8081
+  cluster: counters
+  on_error: allow
 subscriptions:
 - id: search-team
   keys:
@@ -43,6 +48,12 @@ subscriptions:
   - sha256:2222222222222222222222222222222222222222222222222222222222222222
   models: [gpt-4o, embeddings]
   operations: [resources]
+  limits:
+    requests_per_minute: 600
+    tokens_per_minute: 50000
+    models:
+      gpt-4o: {tokens_per_minute: 20000}
+    quota: {tokens: 20000000, period: month}
   state: suspended
   not_before: 2026-01-01T00:00:00Z
   expires_at: 2027-01-01T00:00:00Z
@@ -126,6 +137,9 @@ fn a_whole_document_reads() {
         }
     );
     assert_eq!(config.metering, Metering { streams: Streams::Reported });
+    let endpoint = StoreEndpoint { authority: "limits.internal:8081".into(), tls: true };
+    let store = SharedStore { cluster: "counters".into(), endpoint, on_error: OnStoreError::Allow };
+    assert_eq!(config.limit_store, LimitStore::Shared(store));
 
     let backend = |position, name: &str, endpoint: &str, cluster: &str| {
         Arc::new(Backend {
@@ -179,6 +193,14 @@ fn a_whole_document_reads() {
         id: "search-team".into(),
         models: ModelScope::Only(vec!["embeddings".into(), "gpt-4o".into()]),
         operations: OperationScope { inference: false, resources: true },
+        limits: Limits {
+            all: Rates { requests_per_minute: Some(600), tokens_per_minute: Some(50_000) },
+            models: BTreeMap::from([(
+                "gpt-4o".to_owned(),
+                Rates { requests_per_minute: Some(600), tokens_per_minute: Some(20_000) },
+            )]),
+            quota: Some(Quota { tokens: 20_000_000, period: Period::Month }),
+        },
         suspended: true,
         not_before: Some(UNIX_EPOCH + Duration::from_secs(1_767_225_600)),
         expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_798_761_600)),
@@ -188,6 +210,7 @@ fn a_whole_document_reads() {
         id: "platform".into(),
         models: ModelScope::All,
         operations: OperationScope { inference: true, resources: true },
+        limits: Limits::default(),
         suspended: false,
         not_before: None,
         expires_at: None,
@@ -307,11 +330,11 @@ fn assert_says(rows: &[(&str, &str, &str, &str)]) {
 fn mistakes_of_form_are_reported() {
     assert_says(&[
         ("unknown field near another", "audience:", "audiance:", r#"audiance: unknown field; did you mean "audience"?"#),
-        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, metering, subscriptions, backends or models"),
+        ("unknown field", "audience:", "proxy:", "proxy: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, metering, limits, subscriptions or another of the document's"),
         ("unknown field within", "custom_domain: false", "port: 443", "backends[1].port: unknown field; expected name, endpoint, cluster, custom_domain or identity"),
         ("unknown field of a placement", "weight: 3", "wieght: 3", r#"models[0].backends[1].wieght: unknown field; did you mean "weight"?"#),
-        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, metering, subscriptions, backends or models"),
-        ("merge key", "state: active", "<<: {state: active}", r#"subscriptions[1]["<<"]: unknown field; expected id, keys, models, operations, state, not_before or expires_at"#),
+        ("field of odd characters", "audience:", "\"a\\nb.c\":", "[\"a\\nb.c\"]: unknown field; expected cloud, identity, identities, audience, token_wait, listener, failover, metering, limits, subscriptions or another of the document's"),
+        ("merge key", "state: active", "<<: {state: active}", r#"subscriptions[1]["<<"]: unknown field; expected id, keys, models, operations, limits, state, not_before or expires_at"#),
         ("duplicate field", "state: active", "state: active\n  state: active", "subscriptions[1].state: given twice; keep one"),
         ("field three times", "token_wait: 2m", "token_wait: 2m\ntoken_wait: 3m\ntoken_wait: 4m", "token_wait: given twice; keep one\ntoken_wait: given twice; keep one"),
         ("missing field", "- name: spare\n  endpoint", "- endpoint", "backends[0].name: missing; expected 1 to 63 of a-z, 0-9, - and _, with a letter or digit at both ends"),
@@ -674,6 +697,36 @@ fn mistakes_of_failover_are_reported() {
         read(&default).unwrap_err(),
         "failover.cooldown: longer than longest_cooldown, which is 120000ms; expected at most that"
     );
+}
+
+#[test]
+fn mistakes_of_limits_are_reported() {
+    const FIELDS: &str = "expected requests_per_minute, tokens_per_minute, models or quota";
+    assert_says(&[
+        ("unknown store", "store: ratelimit", "store: redis", "limits.store: \"redis\" is not a store of limits; expected local or ratelimit"),
+        ("identity's form", "cluster: counters", "cluster: aoai_limits", "limits.cluster: found \"aoai_limits\"; expected the name of an Envoy cluster, without spaces, and not beginning with aoai_ or aoai/, because the route leads requests of callers to such clusters"),
+        ("no scheme", "https://limits.internal:8081", "limits.internal:8081", "limits.endpoint: found \"limits.internal:8081\"; expected the URL of the service, http://HOST:PORT or https://HOST:PORT, without a path"),
+        ("a path", "https://limits.internal:8081", "https://limits.internal/v1", "limits.endpoint: found \"https://limits.internal/v1\"; expected the URL of the service, http://HOST:PORT or https://HOST:PORT, without a path"),
+        ("unknown answer", "on_error: allow", "on_error: open", "limits.on_error: found \"open\"; expected deny or allow"),
+        ("unknown field", "on_error: allow", "on_errors: allow", "limits.on_errors: unknown field; did you mean \"on_error\"?"),
+        ("nothing", "requests_per_minute: 600", "requests_per_minute: 0", "subscriptions[0].limits.requests_per_minute: found 0; expected a whole number from 1 to 4294967295"),
+        ("too much", "tokens_per_minute: 50000", "tokens_per_minute: 4294967296", "subscriptions[0].limits.tokens_per_minute: found 4294967296; expected a whole number from 1 to 4294967295"),
+        ("unknown limit", "requests_per_minute: 600", "requests_per_second: 10", &format!("subscriptions[0].limits.requests_per_second: unknown field; {FIELDS}")),
+        ("unknown model", "gpt-4o: {tokens", "gpt-4: {tokens", "subscriptions[0].limits.models[\"gpt-4\"]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?"),
+        ("no models", "models:\n      gpt-4o: {tokens_per_minute: 20000}", "models: [gpt-4o]", "subscriptions[0].limits.models: found a list; expected an object: names of models, each with its limits"),
+        ("unknown period", "period: month", "period: quarter", "subscriptions[0].limits.quota.period: \"quarter\" is not a period; expected hour, day, week, month or year"),
+        ("no period", ", period: month", "", "subscriptions[0].limits.quota.period: missing; expected hour, day, week, month or year"),
+        ("no tokens", "tokens: 20000000, ", "", "subscriptions[0].limits.quota.tokens: missing; expected a number of tokens"),
+        ("a quota that is forgotten", "  store: ratelimit\n  endpoint: https://limits.internal:8081\n  cluster: counters\n  on_error: allow\n", "  store: local\n", "subscriptions[0].limits.quota: a quota outlives the proxy; expected limits.store: ratelimit, whose counters do too"),
+        ("what a local store needs not", "  store: ratelimit\n", "", "limits.endpoint: expected only with store: ratelimit; local counters are in the proxy itself\nlimits.cluster: expected only with store: ratelimit; local counters are in the proxy itself\nlimits.on_error: expected only with store: ratelimit; local counters are in the proxy itself\nsubscriptions[0].limits.quota: a quota outlives the proxy; expected limits.store: ratelimit, whose counters do too"),
+    ]);
+    let more = "  endpoint: https://limits.internal:8081\n  cluster: counters\n  on_error: allow\n";
+    let least = WHOLE.replace(more, "");
+    let endpoint = StoreEndpoint { authority: "localhost:8081".into(), tls: false };
+    let store =
+        SharedStore { cluster: "aoai-limits".into(), endpoint, on_error: OnStoreError::Deny };
+    assert_eq!(read(&least).unwrap().limit_store, LimitStore::Shared(store));
+    assert_eq!(read(LEAST).unwrap().limit_store, LimitStore::Local);
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct Config {
     pub failover: Failover,
     /// How tokens are counted.
     pub metering: Metering,
+    /// Where the counters of the subscriptions' limits live.
+    pub limit_store: LimitStore,
     /// The subscriptions, by the digests of their keys.
     pub subscriptions: BTreeMap<Digest, Arc<Subscription>>,
     /// Azure OpenAI resources, in the document's order.
@@ -194,6 +196,8 @@ pub struct Subscription {
     pub operations: OperationScope,
     /// Whether an operator has switched it off.
     pub suspended: bool,
+    /// How much it may use.
+    pub limits: Limits,
     /// When it begins to be valid.
     pub not_before: Option<SystemTime>,
     /// When it is no longer valid.
@@ -201,6 +205,90 @@ pub struct Subscription {
     /// The backend of its requests that name no model: one of those that serve a model of its scope, by
     /// rendezvous hashing of its id.
     pub default_backend: Arc<Backend>,
+}
+
+/// How much a subscription may use. What is absent is unlimited.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of all models together but for those that have limits of their own, and of requests that name none.
+    pub all: Rates,
+    /// Of single models, in place of those.
+    pub models: BTreeMap<String, Rates>,
+    /// Of all models together, and for longer than a minute.
+    pub quota: Option<Quota>,
+}
+
+/// How much may be used in a minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Requests.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens, of the input and of the output.
+    pub tokens_per_minute: Option<u32>,
+}
+
+/// How many tokens may be used in each period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Tokens, of the input and of the output.
+    pub tokens: u32,
+    /// How long a period is.
+    pub period: Period,
+}
+
+/// A period of a fixed length: periods of one kind follow each other without a gap since the beginning of
+/// 1970, in UTC, as envoyproxy/ratelimit counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Period {
+    /// From minute 0 on.
+    Hour,
+    /// From midnight on.
+    Day,
+    /// Seven days, from Thursday on: 1970 began with one.
+    Week,
+    /// Thirty days, whatever the calendar says.
+    Month,
+    /// 365 days.
+    Year,
+}
+
+/// Where the counters of limits live.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LimitStore {
+    /// In this proxy process, for all of its workers.
+    #[default]
+    Local,
+    /// In envoyproxy/ratelimit, for all proxies together.
+    Shared(SharedStore),
+}
+
+/// A service that counts for all proxies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedStore {
+    /// The Envoy cluster that reaches it.
+    pub cluster: String,
+    /// Where that cluster leads, for the renderer.
+    pub endpoint: StoreEndpoint,
+    /// What happens to requests while it does not respond.
+    pub on_error: OnStoreError,
+}
+
+/// Where a service that counts for all proxies is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreEndpoint {
+    /// Host and port, as a URL has them.
+    pub authority: String,
+    /// Whether it is reached by TLS.
+    pub tls: bool,
+}
+
+/// What happens to requests while limits cannot be checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStoreError {
+    /// They are refused.
+    Deny,
+    /// They are let through, and counted.
+    Allow,
 }
 
 /// Which models a subscription may ask for.

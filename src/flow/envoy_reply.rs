@@ -49,6 +49,12 @@ fn is_timeout(details: &[u8], status: u16) -> bool {
 /// next one began.
 pub const RETRY_OVERFLOW: &[u8] = b"request_payload_exceeded_retry_buffer_limit";
 
+/// Envoy's word for a request for which the service of limits says that there is no room.
+pub const RATE_LIMITED: &[u8] = b"request_rate_limited";
+
+/// And for one where the service does not respond.
+pub const RATE_LIMITER_ERROR: &[u8] = b"rate_limiter_error";
+
 const STREAM_IDLE: &[u8] = b"stream_idle_timeout";
 
 /// Envoy's word for a response that is a backend's.

@@ -7,9 +7,10 @@ use super::body_check::BodyCheck;
 use super::context::Context;
 use super::envoy_reply;
 use super::inspection::{Found, Inspected, Inspection};
-use super::measure::Counter;
+use super::measure::{Counter, LogEntry};
 use super::pool_request::Registration;
 use super::step::{Changes, Then};
+use super::store;
 use super::verdict::Verdict;
 use crate::base::header::{self, BACKEND, DIAGNOSIS};
 use crate::config::{Model, Subscription};
@@ -17,6 +18,9 @@ use crate::reply::Reply;
 use crate::request::body::edit::BodyEdit;
 use crate::routing::cooldown::{Evidence, Outcome};
 use crate::routing::selection::Asker;
+
+/// Where it is stored when the log last had that limits were not checked.
+const UNCHECKED_LOG: &str = "aoai-filter/limits-unchecked";
 
 /// A request that was forwarded.
 #[derive(Debug)]
@@ -122,10 +126,21 @@ impl Forwarded {
         changes: &mut Changes,
         ended: bool,
     ) -> Result<(Self, Then), Reply> {
-        self.note_backend(ctx);
-        let verdict = match &self.upstream {
-            Upstream::Single { .. } => self.single_response(ctx, changes),
-            Upstream::Pool(pool) => Verdict::of_pool(ctx, changes, &mut pool.request.borrow_mut()),
+        let is_admitted = ctx.meter.borrow().tell_limits(ctx.host, changes);
+        let verdict = match (is_admitted, &self.upstream) {
+            (Err(reply), _) => Verdict::Replace(reply),
+            (Ok(is_checked), upstream) => {
+                if !is_checked {
+                    report_unchecked(ctx);
+                }
+                self.note_backend(ctx);
+                match upstream {
+                    Upstream::Single { .. } => self.single_response(ctx, changes),
+                    Upstream::Pool(pool) => {
+                        Verdict::of_pool(ctx, changes, &mut pool.request.borrow_mut())
+                    }
+                }
+            }
         };
         self.meter_response(ctx, &verdict);
         let then = match verdict {
@@ -329,6 +344,17 @@ impl Forwarded {
             self.count_forwarded(ctx);
         }
         (self, then)
+    }
+}
+
+/// A request has passed by the service of limits: it does not respond, and the document allows that, or it does not
+/// know the subscription's limits.
+fn report_unchecked(ctx: &Context<'_>) {
+    ctx.count(|host, labels| host.add(Counter::LimitsUnchecked { labels }, 1));
+    let meter = ctx.meter.borrow();
+    let subscription = meter.caller.subscription.as_ref().map_or("", |one| one.id.as_str());
+    if store::may_log(ctx.host, UNCHECKED_LOG, ctx.now()) {
+        ctx.host.log(&LogEntry::LimitsUnchecked { subscription });
     }
 }
 

@@ -7,6 +7,7 @@ use super::caller::Series;
 use super::cooldowns::SharedCooldowns;
 use super::failed_holds::FailedHolds;
 use super::host::Host;
+use super::limits;
 use super::store::{Stamp, View};
 use super::tokens::{Bearer, Tokens, IDLE};
 use crate::config::{Backend, Config};
@@ -77,6 +78,7 @@ impl Gateway {
             has_pools: config.models.values().any(|model| model.is_pooled()),
             config,
         };
+        limits::prepare(&gateway.config, host);
         gateway.cooldowns.forget(host, &gateway.config, host.now());
         gateway
     }

@@ -63,6 +63,11 @@ pub enum Counter<'a> {
         /// How they are known.
         source: Source,
     },
+    /// Requests that no limit was checked for, although the service of limits should have.
+    LimitsUnchecked {
+        /// Whose they are.
+        labels: Labels<'a>,
+    },
     /// Attempts at the backends of pools.
     Attempt {
         /// The backend's name.
@@ -134,7 +139,8 @@ pub enum Histogram<'a> {
     },
 }
 
-/// What an access log can show of a request.
+/// What Envoy knows of a request by the module: its access logs can show it, and its filter of rate limits asks
+/// and charges the service of limits for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogField<'a> {
     /// The subscription's id.
@@ -155,6 +161,12 @@ pub enum LogField<'a> {
     InputTokens(u64),
     /// Those of the output.
     OutputTokens(u64),
+    /// The counter of requests that it is to be counted in by the service of limits.
+    RequestLimit(&'a str),
+    /// The counter of tokens.
+    TokenLimit(&'a str),
+    /// The counter of the tokens of a longer period.
+    Quota(&'a str),
 }
 
 /// What has a level.
@@ -277,4 +289,9 @@ pub enum LogEntry<'a> {
     },
     /// The store that all workers share cannot be written.
     StoreFailed,
+    /// The service of limits has not checked a subscription's.
+    LimitsUnchecked {
+        /// The subscription's id.
+        subscription: &'a str,
+    },
 }

@@ -13,9 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use super::caller::{Caller, Series};
 use super::host::Host;
+use super::limit_service::SharedLimits;
+use super::limits::Reservation;
 use super::measure::{Counter, Histogram, LogField, Source, TokenKind};
+use super::step::Changes;
 use crate::base::estimate;
-use crate::reply::Reason;
+use crate::config::LimitStore;
+use crate::reply::{Reason, Reply};
 use crate::request::operation::TokenUse;
 use crate::response::usage::{DocumentReader, EventReader, FrameReader, Usage};
 
@@ -34,11 +38,25 @@ pub struct Meter {
     pub attempts: Option<usize>,
     began: Option<SystemTime>,
     tokens: TokenUse,
+    admission: Admission,
+    is_forwarded: bool,
     /// How many bytes of the request's body have gone on.
     sent: u64,
     /// Whether that is all of it.
     is_sent: bool,
     response: Response,
+}
+
+/// By which limits a request was admitted.
+#[derive(Debug, Default)]
+enum Admission {
+    /// By none.
+    #[default]
+    Unlimited,
+    /// By those of this process.
+    Local(Reservation),
+    /// By those of all proxies, if it is.
+    Shared(SharedLimits),
 }
 
 /// What is known of a response's usage.
@@ -70,8 +88,58 @@ impl Meter {
         (self.tokens, self.began) = (tokens, Some(now));
     }
 
+    /// Admits the request, whose body has about so many bytes, by its subscription's limits.
+    ///
+    /// # Errors
+    /// The reply where there is no room for it.
+    pub fn admit(
+        &mut self,
+        host: &dyn Host,
+        store: &LimitStore,
+        body: u64,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Result<(), Reply> {
+        let Caller { subscription: Some(subscription), model } = &self.caller else {
+            return Ok(());
+        };
+        let model = model.as_ref().map(|model| model.name.as_str());
+        let tokens = match self.tokens {
+            TokenUse::None => None,
+            TokenUse::Texts | TokenUse::TextsIfAsked | TokenUse::Input => {
+                Some(estimate::tokens(body))
+            }
+            // Whose size says nothing.
+            TokenUse::Media | TokenUse::Session => Some(0),
+        };
+        self.admission = match store {
+            LimitStore::Local => Reservation::take(host, subscription, model, tokens, now)?
+                .map_or(Admission::Unlimited, Admission::Local),
+            LimitStore::Shared(_) => SharedLimits::ask(host, subscription, model, tokens.is_some())
+                .map_or(Admission::Unlimited, Admission::Shared),
+        };
+        Ok(())
+    }
+
+    /// Tells the caller its limits, with the head of the response. Whether they were checked.
+    ///
+    /// # Errors
+    /// The reply in its place, where it was not admitted.
+    pub fn tell_limits(&self, host: &dyn Host, changes: &mut Changes) -> Result<bool, Reply> {
+        match &self.admission {
+            Admission::Unlimited => Ok(true),
+            Admission::Local(reservation) => {
+                for (name, value) in reservation.headers() {
+                    changes.set(name, value);
+                }
+                Ok(true)
+            }
+            Admission::Shared(limits) => limits.take(host, changes),
+        }
+    }
+
     /// So much of the request's body goes on, which is all that was left where it has `ended`.
     pub fn send(&mut self, bytes: usize, ended: bool) {
+        self.is_forwarded = true;
         self.sent = self.sent.saturating_add(bytes as u64);
         self.is_sent |= ended;
     }
@@ -131,6 +199,12 @@ impl Meter {
             }
             Response::Frames(reader) => {
                 reader.push(piece);
+                // A session may be long: it is charged as it goes.
+                if let (Admission::Local(reservation), Some(usage)) =
+                    (&mut self.admission, reader.usage())
+                {
+                    reservation.charge_more(host, usage.total());
+                }
                 None
             }
             Response::None | Response::Free | Response::Begun { .. } => None,
@@ -139,7 +213,15 @@ impl Meter {
 
     /// The exchange is over, in whatever way: counts what it has used, and leaves what is known of it to access
     /// logs.
-    pub fn settle(&self, host: &dyn Host, series: &Series, now: impl FnOnce() -> SystemTime) {
+    pub fn settle(&mut self, host: &dyn Host, series: &Series, now: impl FnOnce() -> SystemTime) {
+        let (usage, source) = self.used();
+        match &mut self.admission {
+            Admission::Local(reservation) if self.is_forwarded => {
+                reservation.charge(host, usage.total());
+            }
+            Admission::Local(reservation) => reservation.give_back(host),
+            Admission::Unlimited | Admission::Shared(_) => {}
+        }
         if !matches!(self.response, Response::None) {
             self.record(host, now(), |backend, model| Histogram::RequestDuration {
                 backend,
@@ -157,7 +239,6 @@ impl Meter {
         ] {
             field.into_iter().for_each(|field| host.note(field));
         }
-        let (usage, source) = self.used();
         let Some(backend) = self.backend.as_deref().filter(|_| usage != Usage::default()) else {
             return;
         };

@@ -21,6 +21,8 @@ pub mod forwarded;
 pub mod gateway;
 pub mod host;
 pub mod inspection;
+pub mod limit_service;
+pub mod limits;
 pub mod measure;
 pub mod metering;
 pub mod pending;

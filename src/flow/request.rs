@@ -320,7 +320,7 @@ impl State {
             Self::Forwarded(state) => state.end(ctx),
             Self::New | Self::Replied | Self::Ended => {}
         }
-        ctx.meter.borrow().settle(ctx.host, &ctx.gateway.series, || ctx.now());
+        ctx.meter.borrow_mut().settle(ctx.host, &ctx.gateway.series, || ctx.now());
     }
 }
 
@@ -683,6 +683,9 @@ impl AwaitingToken {
 impl Routed {
     fn forward(self, ctx: &Context<'_>, changes: &mut Changes, body: HeldBody) -> Transition {
         let deadline = ctx.now() + ctx.gateway.config.token_wait;
+        let length = self.content_length.unwrap_or(body.size as u64);
+        let store = &ctx.gateway.config.limit_store;
+        ctx.meter.borrow_mut().admit(ctx.host, store, length, || ctx.now())?;
         self.forward_until(ctx, changes, body, deadline, Ok(()))
     }
 

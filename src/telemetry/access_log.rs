@@ -1,8 +1,21 @@
-//! Fields of access logs: Envoy has them as filter state `wasm.NAME`.
+//! What Envoy knows of a request by the module, as filter state `wasm.NAME`: for access logs, and for Envoy's
+//! filter of rate limits.
 
 use std::borrow::Cow;
 
 use crate::flow::measure::LogField;
+
+/// The tokens that a request has used.
+pub const TOKENS: &str = "aoai_tokens";
+
+/// The counter of requests that a request is to be counted in.
+pub const REQUEST_LIMIT: &str = "aoai_request_limit";
+
+/// The counter of tokens.
+pub const TOKEN_LIMIT: &str = "aoai_token_limit";
+
+/// The counter of the tokens of a longer period.
+pub const QUOTA: &str = "aoai_quota";
 
 impl LogField<'_> {
     /// The name under which Envoy keeps it, without `wasm.`.
@@ -14,9 +27,12 @@ impl LogField<'_> {
             Self::Attempts(_) => "aoai_attempts",
             Self::Reason(_) => "aoai_reason",
             Self::Diagnosis(_) => "aoai_diagnosis",
-            Self::Tokens(_) => "aoai_tokens",
+            Self::Tokens(_) => TOKENS,
             Self::InputTokens(_) => "aoai_input_tokens",
             Self::OutputTokens(_) => "aoai_output_tokens",
+            Self::RequestLimit(_) => REQUEST_LIMIT,
+            Self::TokenLimit(_) => TOKEN_LIMIT,
+            Self::Quota(_) => QUOTA,
         }
     }
 
@@ -26,7 +42,10 @@ impl LogField<'_> {
             Self::Subscription(text)
             | Self::Model(text)
             | Self::Backend(text)
-            | Self::Diagnosis(text) => Cow::Borrowed(text),
+            | Self::Diagnosis(text)
+            | Self::RequestLimit(text)
+            | Self::TokenLimit(text)
+            | Self::Quota(text) => Cow::Borrowed(text),
             Self::Reason(reason) => Cow::Borrowed(reason.name()),
             Self::Attempts(count) => Cow::Owned(count.to_string()),
             Self::Tokens(count) | Self::InputTokens(count) | Self::OutputTokens(count) => {

@@ -26,7 +26,9 @@ impl LogEntry<'_> {
             Self::Recovered { .. } | Self::TokenRecovered { .. } => Level::Info,
             Self::Cooldown { .. } | Self::Unlogged { .. } | Self::Finding(_) => Level::Warning,
             Self::TokenFailed { failure, .. } if !failure.is_permanent() => Level::Warning,
-            Self::TokenFailed { .. } | Self::StoreFailed => Level::Error,
+            Self::TokenFailed { .. } | Self::StoreFailed | Self::LimitsUnchecked { .. } => {
+                Level::Error
+            }
         }
     }
 }
@@ -69,6 +71,11 @@ impl fmt::Display for LogEntry<'_> {
                 )
             }
             Self::StoreFailed => f.write_str("the data that all workers share cannot be written"),
+            Self::LimitsUnchecked { subscription } => write!(
+                f,
+                "the limits of subscription {subscription} were not checked: the service of limits does not \
+                 respond, or does not know them; print its configuration again (aoai render ratelimit)"
+            ),
         }
     }
 }

@@ -27,6 +27,14 @@ impl Counter<'_> {
                 write(&[".source.", source.name(), ".subscription.", subscription]);
                 write(&[".model.", model]);
             }
+            Self::LimitsUnchecked { labels: Labels { subscription, model } } => {
+                write(&[
+                    "aoai_limits_unchecked_total.subscription.",
+                    subscription,
+                    ".model.",
+                    model,
+                ]);
+            }
             Self::ModelsListed { labels } => {
                 write_request(name, "models_listed", "none", labels);
             }

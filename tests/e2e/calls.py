@@ -30,6 +30,10 @@ ANSWERS: Dict[str, Tuple[int, str]] = {
     "unknown_operation": (404, "404"),
     "missing_model": (400, "400"),
     "unreadable_body": (400, "400"),
+    "request_limit_reached": (429, "429"),
+    "token_limit_reached": (429, "429"),
+    "quota_exhausted": (403, "403"),
+    "limits_unavailable": (503, "503"),
     "request_buffer_full": (503, "503"),
     "body_not_delivered": (500, "500"),
     "token_unavailable": (503, "503"),
@@ -42,8 +46,9 @@ ANSWERS: Dict[str, Tuple[int, str]] = {
     "unknown_backend": (500, "500"),
 }
 # Those that say when to come back, and those that official clients must not retry.
-_WAITING = ("token_unavailable", "all_backends_throttled", "all_backends_failed")
-_FINAL = ("token_refused", "backend_misconfigured")
+_WAITING = ("limits_unavailable", "quota_exhausted", "request_limit_reached",
+            "token_limit_reached", "token_unavailable", "all_backends_throttled", "all_backends_failed")
+_FINAL = ("token_refused", "backend_misconfigured", "quota_exhausted")
 
 
 _ASKED_USAGE = b',"stream_options":{"include_usage":true}'

@@ -33,20 +33,20 @@ class Gateway:
     """One Envoy with the bootstrap that is rendered for a document, its listener's port, and an HTTP
     client for it.
 
-    `edits` change the bootstrap, and every later one. With `lds` the listener comes from a file and can
+    `options` are of `aoai render envoy`; `edits` change the bootstrap, and every later one. With `lds` the listener comes from a file and can
     be replaced while Envoy runs; clusters, and so the pools, stay those of the first document. With
     `xds` the clusters come from another file.
     """
 
     def __init__(self, document: Json, sim: AzureSim, *, edits: Sequence[Edit] = (),
                  workers: int = 1, lds: bool = False, xds: bool = False, drain_seconds: int = 600,
-                 environment: Optional[Mapping[str, str]] = None) -> None:
+                 options: Sequence[str] = (), environment: Optional[Mapping[str, str]] = None) -> None:
         self._stack = contextlib.ExitStack()
-        self._sim, self._edits = sim, edits
+        self._sim, self._edits, self._options = sim, edits, options
         self._files: Dict[str, Path] = {}
         self._updates = 0
         try:
-            bootstrap = in_front_of(sim, document, edits)
+            bootstrap = in_front_of(sim, document, edits, options)
             if lds or xds:
                 self._from_file(LISTENER, bootstrap, "lds_config")
                 take(bootstrap, OUR_LISTENER)
@@ -78,7 +78,7 @@ class Gateway:
         Returns when Envoy has accepted what is new and every worker has the new listener. Each is waited
         for before the next is written, unless not `one_by_one`.
         """
-        bootstrap = in_front_of(self._sim, document, [*self._edits, *edits])
+        bootstrap = in_front_of(self._sim, document, [*self._edits, *edits], self._options)
         for parts in [[part] for part in order] if one_by_one else [order]:
             before = self.envoy.stats()
             for part in parts:

@@ -56,9 +56,10 @@ def bootstrap(document: Json, *options: str) -> Json:
     return found
 
 
-def in_front_of(sim: AzureSim, document: Json, edits: Sequence[Edit] = ()) -> Json:
+def in_front_of(sim: AzureSim, document: Json, edits: Sequence[Edit] = (),
+                options: Sequence[str] = ()) -> Json:
     """The bootstrap of a document, edited, in front of simulated Azure."""
-    found = bootstrap(document, *options_for(sim, document))
+    found = bootstrap(document, *options_for(sim, document), *options)
     for edit in edits:
         edit(found)
     return found

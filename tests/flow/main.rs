@@ -16,6 +16,7 @@ mod data_sources;
 mod failover;
 mod host;
 mod inspection;
+mod limits;
 mod metering;
 mod misconfigured;
 mod models;

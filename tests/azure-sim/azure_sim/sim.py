@@ -131,6 +131,14 @@ class AzureSim:
         self._loop.close()
         self._stack.close()
 
+    def certificate(self, name: str) -> Tuple[Path, Path]:
+        """The PEM files of a certificate for this name and of its key, for what else a test starts."""
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="azure-sim-")))
+        issued = self._authority().issue_cert(name)
+        issued.cert_chain_pems[0].write_to_path(str(folder / "certificate.pem"))
+        issued.private_key_pem.write_to_path(str(folder / "key.pem"))
+        return folder / "certificate.pem", folder / "key.pem"
+
     def _listen(self, service: Service, port: Union[int, socket.socket],
                 tls_names: Optional[Sequence[str]]) -> int:
         listener = Listener(service)

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use aoai_filter::config::{host_and_port, Backend, Config};
+use aoai_filter::config::{host_and_port, Backend, Config, SharedStore};
 
 use super::client_credential;
 use super::filter::Stage;
 use super::options::Options;
 use super::pools::Pool;
+use super::ratelimit;
 use super::sign_in::{SignIn, To};
 use super::yaml::indented;
 use super::yaml::scalar;
@@ -15,6 +16,9 @@ use super::yaml::scalar;
 /// The Instance Metadata Service.
 /// Source: Microsoft Learn, "Azure Instance Metadata Service".
 const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+
+/// The port of envoyproxy/ratelimit for gRPC.
+const LIMITS_PORT: u16 = 8081;
 
 /// All of them as items of a list, on the level of `clusters`.
 pub(super) fn clusters(
@@ -24,6 +28,8 @@ pub(super) fn clusters(
     pools: &[Pool<'_>],
 ) -> String {
     let mut text = sign_ins.iter().map(|one| sign_in(one, options)).collect::<String>();
+    text +=
+        &ratelimit::store(config).map(|store| limit_service(store, options)).unwrap_or_default();
     for (index, one) in config.backends.iter().enumerate() {
         text += &backend(one, options);
         text += &keepalive(index == 0);
@@ -113,6 +119,26 @@ fn backend(backend: &Backend, options: &Options) -> String {
         metadata: &metadata,
     };
     secure(&place, "", options)
+}
+
+/// The service that keeps the limits for all proxies.
+fn limit_service(store: &SharedStore, options: &Options) -> String {
+    let SharedStore { cluster, endpoint, .. } = store;
+    let authority = &endpoint.authority;
+    let (host, port) = host_and_port(authority, LIMITS_PORT).unwrap_or((authority, LIMITS_PORT));
+    let comment = "# The service that keeps the limits of subscriptions for all proxies.\n";
+    let place = Place { cluster, authority, host, port, name: cluster, metadata: "" };
+    let mut text = match options.resolved(cluster) {
+        None if !endpoint.tls => comment.to_owned() + &single(cluster, host, port, ""),
+        _ => secure(&place, comment, options),
+    };
+    text += "  \
+  typed_extension_protocol_options:
+    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+      \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config: {http2_protocol_options: {}}
+";
+    text
 }
 
 /// A TLS endpoint, and its address in the document.

@@ -16,8 +16,8 @@ stats_config:
   stats_tags:
   - {tag_name: outcome, regex: 'wasmcustom\.aoai_requests_total(\.outcome\.(\w+))\.backend\.'}
   - {tag_name: backend, regex: 'wasmcustom\.aoai_\w+(?:\.outcome\.\w+)?(\.backend\.([\w-]+))'}
-  - {tag_name: subscription, regex: 'wasmcustom\.aoai_(?:requests_total\.outcome\.\w+\.backend\.[\w-]+|tokens_total\.backend\.[\w-]+\.type\.\w+\.source\.\w+)(\.subscription\.([\w-]+))\.model\.'}
-  - {tag_name: model, regex: 'wasmcustom\.aoai_(?:requests_total|tokens_total|time_to_first_token_ms|request_duration_ms)\.(?:backend|outcome)\..*?(\.model\.(.+))$'}
+  - {tag_name: subscription, regex: 'wasmcustom\.aoai_(?:requests_total\.outcome\.\w+\.backend\.[\w-]+|tokens_total\.backend\.[\w-]+\.type\.\w+\.source\.\w+|limits_unchecked_total)(\.subscription\.([\w-]+))\.model\.'}
+  - {tag_name: model, regex: 'wasmcustom\.aoai_(?:requests_total|tokens_total|limits_unchecked_total|time_to_first_token_ms|request_duration_ms)\.(?:backend|outcome|subscription)\..*?(\.model\.(.+))$'}
   - {tag_name: type, regex: 'wasmcustom\.aoai_tokens_total\.backend\.[\w-]+(\.type\.(\w+))\.source\.'}
   - {tag_name: source, regex: 'wasmcustom\.aoai_tokens_total\.backend\.[\w-]+\.type\.\w+(\.source\.(\w+))\.subscription\.'}
   - {tag_name: diagnosis, regex: 'wasmcustom\.aoai_(?:diagnoses_total|misconfigured)\.backend\.[\w-]+(\.diagnosis\.(\w+))$'}

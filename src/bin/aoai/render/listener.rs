@@ -7,6 +7,7 @@ use aoai_filter::config::{Config, TlsFiles, BACKEND_CLUSTER_PREFIX, POOL_PREFIX}
 use super::filter::Stage;
 use super::options::Options;
 use super::pools::Pool;
+use super::ratelimit;
 use super::yaml::scalar;
 
 /// The listener as an item of a list, on the level of `listeners`.
@@ -28,6 +29,7 @@ pub(super) fn listener(
     let tls = listener.tls.as_ref().map(tls).unwrap_or_default();
     let routes = routes(config, pools);
     let gateway = gateway.filter(10);
+    let (limits, asked) = (ratelimit::filter(config), ratelimit::virtual_host(config));
     format!(
         "  \
   - name: aoai
@@ -71,10 +73,10 @@ pub(super) fn listener(
               response_headers_to_add:
               - header: {{key: x-aoai-backend, value: \"%UPSTREAM_METADATA(aoai:backend)%\"}}
                 append_action: OVERWRITE_IF_EXISTS_OR_ADD
-              # Clusters of backends and pools, and no others.
+{asked}              # Clusters of backends and pools, and no others.
               routes:
 {routes}          http_filters:
-{gateway}          - name: envoy.filters.http.router
+{gateway}{limits}          - name: envoy.filters.http.router
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
               suppress_envoy_headers: true

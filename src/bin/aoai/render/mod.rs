@@ -8,11 +8,13 @@ mod listener;
 mod options;
 mod overload;
 mod pools;
+mod ratelimit;
 pub(crate) mod resolve;
 pub(crate) mod sign_in;
 mod yaml;
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -38,29 +40,59 @@ pub(crate) enum Command {
   aoai render envoy gateway.yaml --identity 127.0.0.1:8000
   aoai render envoy gateway.yaml --resolve eastus=https://10.1.0.4:443")]
     Envoy(Options),
+    /// Print the configuration of envoyproxy/ratelimit for a configuration
+    ///
+    /// With limits.store: ratelimit, the service keeps the limits of all subscriptions for all proxies
+    /// together. Put what is printed into the service's RUNTIME_ROOT/config, and print it again whenever
+    /// the document changes.
+    ///
+    /// Exit status: 0 when it is printed, 1 when the document has problems, which are printed instead, 2
+    /// when the file cannot be read or the document keeps its limits in the proxies.
+    #[command(after_help = "Examples:
+  aoai render ratelimit gateway.yaml > /srv/runtime_data/current/config/aoai.yaml")]
+    Ratelimit {
+        /// A YAML or JSON file, or - for standard input
+        file: PathBuf,
+    },
 }
 
 /// Renders a document.
 pub(crate) fn run(command: &Command) -> ExitCode {
-    let Command::Envoy(options) = command;
-    match bootstrap(options) {
-        Ok(bootstrap) => print(&bootstrap),
-        Err(outcome) => outcome,
-    }
-    .into()
+    let rendered = match command {
+        Command::Envoy(options) => bootstrap(options),
+        Command::Ratelimit { file } => limits(file),
+    };
+    rendered.map_or_else(|outcome| outcome, |text| print(&text)).into()
 }
+
+/// The configuration of the service of limits. Prints the error, if there is one.
+fn limits(file: &Path) -> Result<String, Outcome> {
+    let document = document::open(file)?;
+    if ratelimit::store(&document.config).is_none() {
+        return Err(document::print_error(&NoService));
+    }
+    Ok(ratelimit::service(&document.config))
+}
+
+/// The document has no service of limits.
+#[derive(Debug, thiserror::Error)]
+#[error("the document keeps its limits in the proxies: expected limits.store: ratelimit")]
+struct NoService;
 
 /// The bootstrap. Prints the error, if there is one.
 fn bootstrap(options: &Options) -> Result<String, Outcome> {
     let document = document::open(&options.file)?;
     let sign_ins = sign_in::sign_ins(&document.config)
         .map_err(|problems| document::report(&options.file, &problems))?;
+    if let Some(problem) = ratelimit::problem(&document.config, &sign_ins) {
+        return Err(document::report(&options.file, &problem.into()));
+    }
     options.check(&document.config, &sign_ins).map_err(|error| document::print_error(&error))?;
     Ok(envoy::bootstrap(&document, options, &sign_ins))
 }
 
-fn print(bootstrap: &str) -> Outcome {
-    match io::stdout().write_all(bootstrap.as_bytes()) {
+fn print(text: &str) -> Outcome {
+    match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => Outcome::Success,
         Err(error) => document::print_error(&error),
     }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use aoai_filter::config::Config;
 
+use super::ratelimit;
 use super::sign_in::{SignIn, To};
 
 /// A backend, or a cluster of an identity, and its address.
@@ -49,7 +50,9 @@ pub(crate) fn check(
         let name = one.name.clone();
         let is_backend = config.backends.iter().any(|known| known.name == name);
         let sign_in = sign_ins.iter().find(|known| known.cluster == name).map(|known| known.to);
+        let is_limits = ratelimit::store(config).is_some_and(|store| store.cluster == name);
         match sign_in {
+            None if is_limits && !is_backend => {}
             None if !is_backend => return Err(ResolveError::Unknown { name }),
             Some(_) if is_backend => return Err(ResolveError::Ambiguous { name }),
             Some(To::File(_)) => return Err(ResolveError::File { name }),
