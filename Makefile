@@ -102,7 +102,8 @@ fmt: cargo ## Format the code
 .PHONY: bench
 bench: wasm tools ## Measure plain Envoy, the module and Envoy's own filters side by side (ARGS="--only load,sse", ARGS=--help)
 	@command -v wrk >/dev/null || .ci/apt-install wrk
-	ENVOY=$$(envoy/get-envoy) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) "$$(.ci/python)" tests/bench $(ARGS)
+	ENVOY=$$(envoy/get-envoy) RATELIMIT=$$(.ci/ratelimit) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
+	  "$$(.ci/python)" tests/bench $(ARGS)
 
 .PHONY: chaos
 chaos: wasm tools ## Quiet tenants beside a noisy neighbour, in figures (ARGS="--seconds 60 --seed 1", ARGS=--help)

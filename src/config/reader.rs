@@ -10,6 +10,9 @@ use super::problem::{quoted, Problem, Problems};
 use super::spelling::distance;
 use crate::base::json::Node;
 
+/// The largest whole number that Envoy's YAML has as a number in a `google.protobuf.Struct`.
+const LARGEST_IN_STRUCT: u32 = i32::MAX as u32;
+
 /// More suggestions than this are not read, and each is compared with every name.
 const SUGGESTIONS: usize = 100;
 
@@ -172,7 +175,11 @@ impl Reader {
 
     /// A whole number within bounds.
     pub(super) fn integer(&mut self, node: &Node, bounds: RangeInclusive<u32>) -> Option<u32> {
-        let number = node.as_u64().and_then(|number| u32::try_from(number).ok());
+        let number = match node {
+            // What Envoy makes of a larger number in its YAML, where a document is part of that.
+            Node::String(text) => text.parse().ok().filter(|number| *number > LARGEST_IN_STRUCT),
+            _ => node.as_u64().and_then(|number| u32::try_from(number).ok()),
+        };
         number.filter(|number| bounds.contains(number)).or_else(|| {
             let found = match node {
                 Node::Unsigned(number) => number.to_string(),

@@ -720,6 +720,15 @@ fn mistakes_of_limits_are_reported() {
         ("a quota that is forgotten", "  store: ratelimit\n  endpoint: https://limits.internal:8081\n  cluster: counters\n  on_error: allow\n", "  store: local\n", "subscriptions[0].limits.quota: a quota outlives the proxy; expected limits.store: ratelimit, whose counters do too"),
         ("what a local store needs not", "  store: ratelimit\n", "", "limits.endpoint: expected only with store: ratelimit; local counters are in the proxy itself\nlimits.cluster: expected only with store: ratelimit; local counters are in the proxy itself\nlimits.on_error: expected only with store: ratelimit; local counters are in the proxy itself\nsubscriptions[0].limits.quota: a quota outlives the proxy; expected limits.store: ratelimit, whose counters do too"),
     ]);
+    // As Envoy's YAML has it.
+    let large = |text: &str| read(&WHOLE.replace("tokens: 20000000,", &format!("tokens: {text},")));
+    assert_eq!(large("4000000000").unwrap(), large("\"4000000000\"").unwrap());
+    for text in ["\"20000000\"", "\"5000000000\"", "\"4e9\"", "\"\""] {
+        let found = large(text).unwrap_err().to_string();
+        let problem =
+            "subscriptions[0].limits.quota.tokens: found a string; expected a whole number";
+        assert!(found.starts_with(problem), "{text} {found}");
+    }
     let more = "  endpoint: https://limits.internal:8081\n  cluster: counters\n  on_error: allow\n";
     let least = WHOLE.replace(more, "");
     let endpoint = StoreEndpoint { authority: "localhost:8081".into(), tls: false };

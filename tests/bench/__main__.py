@@ -50,7 +50,7 @@ def main() -> int:
         ports = setups.Ports(sim.identity.port, answering.port("serving"),
                              answering.port("throttled"))
         session = Session(ports, folder, arguments.rounds, arguments.seconds, arguments.hops,
-                          arguments.rate, arguments.backends)
+                          arguments.rate, arguments.backends, arguments.before)
         for name, section in SECTIONS.items():
             if name in arguments.only:
                 section.measure(session)
@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make bench", description=f"{__doc__}\n{sections}",
         usage='make bench [ARGS="[--only SECTIONS] [--rounds N] [--seconds N] [--hops N] '
-              '[--rate N] [--backends LIST]"]',
+              '[--rate N] [--backends LIST] [--before MODULE]"]',
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=_sections, default=list(SECTIONS), metavar="SECTIONS",
                         help="of " + ",".join(SECTIONS) + " (default: all)")
@@ -76,6 +76,8 @@ def _arguments() -> argparse.Namespace:
                         help="requests per second, for latency (default: 1000)")
     parser.add_argument("--backends", type=_numbers, default=[3, 10, 30], metavar="LIST",
                         help="how many, for start (default: 3,10,30)")
+    parser.add_argument("--before", metavar="MODULE",
+                        help="another module, such as of the previous version, to compare load with")
     return parser.parse_args()
 
 

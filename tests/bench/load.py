@@ -24,6 +24,8 @@ from bench.machine import LOAD_CORE, MEASURED_CORE, cpu_seconds, pin
 from bench.session import Session
 from bench.setups import BODY_NAMED, KEY, LISTENER, URL_NAMED, Ports
 from e2e.envoy import Envoy
+from e2e.limit_service import LimitService
+from e2e.rendering import at
 
 CONNECTIONS = 32
 # About what a short chat request is.
@@ -42,16 +44,21 @@ class Row:
     aim: Optional[float] = None
 
 
-def rows() -> List[Row]:
-    """All of them, plain Envoy first."""
+def rows(before: Optional[str], limits: LimitService) -> List[Row]:
+    """All of them, plain Envoy first. `before` is a module to compare with."""
+    service = at("aoai-limits", limits.port)
     return [
         Row("plain Envoy", lambda ports: setups.start(setups.plain(setups.one_backend(), ports))),
-        Row("gateway: URL names the model", _gateway(10), aim=1.50),
-        Row("  with the grant for data_sources", _gateway(10, operations=["*"]), aim=1.50),
-        Row("  of 10,000 subscriptions", _gateway(10_000), aim=1.50),
-        Row("  body names the model", _gateway(10), path=BODY_NAMED, aim=1.65),
+        *_before(before),
+        Row("gateway: URL names the model", _gateway(10), aim=1.62),
+        Row("  with the grant for data_sources", _gateway(10, operations=["*"]), aim=1.62),
+        Row("  of 10,000 subscriptions", _gateway(10_000), aim=1.62),
+        Row("  body names the model", _gateway(10), path=BODY_NAMED, aim=1.77),
+        Row("and limits: URL names the model", _limited(), aim=1.62),
+        Row("  body names the model", _limited(), path=BODY_NAMED, aim=1.77),
+        Row("  kept by a service", _limited(service, store="ratelimit")),
         Row("both stages: pool of 3",
-            lambda ports: setups.start(setups.gateway(setups.pool_of_three(), ports)), aim=2.10),
+            lambda ports: setups.start(setups.gateway(setups.pool_of_three(), ports)), aim=2.22),
         Row("Envoy's filters: key, credential",
             lambda ports: setups.start(setups.own_filters(ports))),
         Row("  and a pool of 3 with retries",
@@ -64,6 +71,21 @@ def _gateway(subscriptions: int, **granted: Any) -> Callable[[Ports], Envoy]:
     for one in document["subscriptions"]:
         one.update(granted)
     return lambda ports: setups.start(setups.gateway(document, ports))
+
+
+def _limited(*options: str, **where: Any) -> Callable[[Ports], Envoy]:
+    document = setups.limited(setups.one_backend(), **where)
+    return lambda ports: setups.start(setups.gateway(document, ports, *options))
+
+
+def _before(module: Optional[str]) -> List[Row]:
+    if module is None:
+        return []
+
+    def start(ports: Ports) -> Envoy:
+        return setups.start(setups.of_module(setups.gateway(setups.one_backend(), ports), module))
+    return [Row("module before: URL names the model", start),
+            Row("  body names the model", start, path=BODY_NAMED)]
 
 
 @dataclass
@@ -116,8 +138,10 @@ def run_in_turn(loads: Sequence[Load], session: Session) -> None:
 
 
 def measure(session: Session) -> None:
-    found = rows()
     with contextlib.ExitStack() as stack:
+        limits = stack.enter_context(LimitService(
+            setups.limited(setups.one_backend(), store="ratelimit")))
+        found = rows(session.before, limits)
         loads = [Load(row.name, stack.enter_context(row.start(session.ports)), row.path)
                  for row in found]
         run_in_turn(loads, session)

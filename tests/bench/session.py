@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 from bench.setups import Ports
 
@@ -20,6 +20,7 @@ class Session:
     hops: int
     rate: int
     backends: List[int]
+    before: Optional[str]
 
     def turns(self) -> Iterator[int]:
         """For each round, the step by which to go through what is measured: there and back again,

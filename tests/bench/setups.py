@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence
 
 import yaml
 
 from e2e.config import backend, config, model, route, subscription
 from e2e.envoy import Envoy
-from e2e.rendering import at, rendered
+from e2e.rendering import at, rendered, wasm_module
 
 Json = Dict[str, Any]
 KEY = "aoai_bench_key"
@@ -77,10 +78,23 @@ def many(backends: int, count: int) -> Json:
                           *(model(f"model-{index}", *names) for index in range(1, 5))])
 
 
-def gateway(document: Json, ports: Ports) -> str:
+def limited(document: Json, **where: Any) -> Json:
+    """The same document with limits that are never reached, kept where this says."""
+    most = {"requests_per_minute": 4_000_000_000, "tokens_per_minute": 4_000_000_000}
+    for one in document["subscriptions"]:
+        one["limits"] = most
+    return {**document, **({"limits": where} if where else {})}
+
+
+def gateway(document: Json, ports: Ports, *options: str) -> str:
     """What the tool prints, as it is."""
-    return rendered("-", "--listener-port", "0", *_options(document, ports),
+    return rendered("-", "--listener-port", "0", *_options(document, ports), *options,
                     stdin=json.dumps(document))
+
+
+def of_module(found: str, path: str) -> str:
+    """The same bootstrap with another module."""
+    return found.replace(wasm_module(), str(Path(path).resolve()))
 
 
 def plain(document: Json, ports: Ports) -> Json:

@@ -7,7 +7,11 @@ from typing import Any, Dict, List
 
 Json = Dict[str, Any]
 # About what the answer to a short chat request is.
-ANSWER = json.dumps({"object": "chat.completion", "choices": [{"message": {"content": "x" * 800}}]})
+ANSWER = json.dumps({
+    "object": "chat.completion", "choices": [{"message": {"content": "x" * 800}}],
+    "usage": {"prompt_tokens": 200, "completion_tokens": 150, "total_tokens": 350,
+              "prompt_tokens_details": {"cached_tokens": 0},
+              "completion_tokens_details": {"reasoning_tokens": 0}}})
 THROTTLED = json.dumps({"error": {"code": "429", "message": "Requests have exceeded call rate."}})
 # The time that a 429 gives: the next request for the same model meets a 429 again.
 RETRY_AFTER_MS = 1

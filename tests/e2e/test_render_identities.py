@@ -27,7 +27,7 @@ from e2e.rendering import (ROOT, at, bootstrap, rendered, resource_at, validated
 from e2e.single import BODY, CHAT, KEY, MODEL, Json, assert_refused, east, settings
 
 Start = Callable[..., Envoy]
-EXAMPLES = ["app-service", "workload-identity", "client-secret", "several"]
+EXAMPLES = ["app-service", "workload-identity", "client-secret", "several", "shared-limits"]
 # Where the examples have their files.
 FOLDERS = ["/var/run/secrets/azure/wi/token", "/etc/aoai/secret", "/etc/aoai/partner",
            "/etc/aoai/government"]
