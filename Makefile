@@ -17,7 +17,8 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 # pytest in an Envoy: of that version, or without one whichever is here. The tests mostly wait, so
 # that a process for each core pays.
 in-envoy = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
-  RATELIMIT=$$(.ci/ratelimit) && export RATELIMIT && \
+  RATELIMIT=$$(.ci/ratelimit) && FUNC_E=$$(.ci/func-e) && NODE_MODULES=$$(.ci/npm) && \
+  export RATELIMIT FUNC_E NODE_MODULES && \
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
   "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup
 
@@ -38,6 +39,12 @@ run: wasm tools ## Try it with simulated Azure, or CONFIG=mine.yaml with your ow
 	@ENVOY=$$(envoy/get-envoy) && PYTHON=$$(.ci/python) && export ENVOY && \
 	  $(if $(filter ratelimit,$(LIMITS)),RATELIMIT=$$(.ci/ratelimit) && export RATELIMIT && )LIMITS=$(LIMITS) \
 	  AOAI=$(AOAI) AOAI_WASM=$(WASM) CONFIG=$(CONFIG) exec "$$PYTHON" tests/run.py $(ARGS)
+
+.PHONY: sim
+sim: ## Simulated Azure alone, where envoy/envoy.yaml looks for it: next to `func-e run -c envoy/envoy.yaml`
+	@PYTHON=$$(.ci/python) && exec "$$PYTHON" tests/azure-sim --identity-port 18000 \
+	  --resource eastus=contoso-eastus.openai.azure.com:18001 \
+	  --resource sweden=contoso-sweden.openai.azure.com:18002
 
 .PHONY: wasm
 wasm: $(WASM) ## Build the module: dist/aoai_filter.wasm

@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 import httpx
 
 from azure_sim import HANG_LIMIT
+from e2e.rendering import free_port
 
 Json = Dict[str, Any]
 
@@ -65,7 +66,7 @@ class LimitService:
         secure = {} if tls is None else {
             "GRPC_SERVER_USE_TLS": "true", "GRPC_SERVER_TLS_CERT": str(tls[0]),
             "GRPC_SERVER_TLS_KEY": str(tls[1])}
-        self.port, self._http, debug = (_free_port() for _ in range(3))
+        self.port, self._http, debug = (free_port() for _ in range(3))
         self._service = _Process(folder, "ratelimit", [os.environ["RATELIMIT"]], {
             "HOST": "127.0.0.1", "PORT": str(self._http), "GRPC_HOST": "127.0.0.1",
             "GRPC_PORT": str(self.port), "DEBUG_HOST": "127.0.0.1", "DEBUG_PORT": str(debug),
@@ -139,9 +140,3 @@ class LimitService:
                 return redis.recv(64).startswith(b"+PONG")
         except OSError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 import yaml
@@ -38,8 +41,9 @@ def wasm_module() -> str:
 
 def rendered(document: str, *options: str, stdin: str = "") -> str:
     """The bootstrap of a file, or of what is given to standard input."""
-    command = [os.environ["AOAI"], "render", "envoy", document, "--wasm", wasm_module(),
-               "--admin-port", "0", *options]
+    admin = [] if "--admin-port" in options else ["--admin-port", "0"]
+    command = [os.environ["AOAI"], "render", "envoy", document, "--wasm", wasm_module(), *admin,
+               *options]
     done = subprocess.run(command, cwd=ROOT, input=stdin, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -112,6 +116,27 @@ def more_listeners(sim: AzureSim, documents: Mapping[str, Json]) -> Edit:
 def at(name: str, port: int, *, tls: bool = False) -> str:
     """The option by which a backend or an identity's cluster is on a port of this machine."""
     return f"--resolve={name}={'https://' if tls else ''}127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    """A port of this machine that is free, for what cannot choose one by itself. No other test gets it: neither
+    from here, nor from the system, which chooses others. Two that get one port would not notice: Envoy and
+    ratelimit share ports (SO_REUSEPORT)."""
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+
+
+def _ports() -> Iterator[int]:
+    """Below those that systems choose from; a thousand for each process of a run."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    first = 15_000 + process % 15 * 1000
+    return itertools.cycle(range(first, first + 1000))
+
+
+_PORTS = _ports()
 
 
 def resource_at(resource: Resource) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import openai
 import pytest
 
-from azure_sim import AzureSim, Delivery, Gate, RecordedRequest, errors, inference
+from azure_sim import HANG_LIMIT, AzureSim, Delivery, Gate, RecordedRequest, errors, inference
 from e2e import config
 from e2e.edits import MANAGER, put
 from e2e.gateway import Gateway
 from e2e.regions import REGIONS
+from e2e.rendering import ROOT
 from e2e.wire import request
 
 Start = Callable[..., Gateway]
@@ -177,6 +181,42 @@ def test_the_tokens_of_all_clients_are_those_that_azure_gave_out(
     assert sum(expected.values()) > 5_000
     gateway.envoy.wait_until(lambda: counted(gateway) == expected, f"{expected}")
     assert counted(gateway, "estimated") == Counter()
+
+
+def test_the_tokens_of_the_client_for_javascript_are_those_that_azure_gave_out(
+        gateway: Gateway, regions: AzureSim) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("node")), str(ROOT / "tests" / "clients" / "calls.mjs"),
+         gateway.url, KEYS["search"], MODEL, "search", "8"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=HANG_LIMIT)
+    assert done.returncode == 0, done.stderr
+    asked = sum(len(regions.resources[name].requests) for name in REGIONS)
+    assert int(done.stdout) == asked >= 50
+    expected = given(regions)
+    gateway.envoy.wait_until(lambda: counted(gateway) == expected, f"{expected}")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="LangChain needs Python 3.10")
+def test_the_tokens_of_langchain_are_those_that_azure_gave_out(
+        gateway: Gateway, regions: AzureSim) -> None:
+    from langchain_openai import AzureChatOpenAI, ChatOpenAI, OpenAIEmbeddings
+    common: Json = {"model": MODEL, "api_key": KEYS["chat"], "max_retries": 0,
+                    "default_headers": {"x-subscription": "chat"}}
+    v1: Json = {"base_url": f"{gateway.url}/openai/v1/", **common}
+    dated = AzureChatOpenAI(azure_endpoint=gateway.url, api_version=VERSION, **common)
+    for number in range(1, 9):
+        text = "word " * number
+        for made in (ChatOpenAI(**v1), dated):
+            assert made.invoke(text).usage_metadata["input_tokens"] == 10 + number
+            assert all(not chunk.usage_metadata for chunk in made.stream(text, stream_usage=False))
+            told = [chunk for chunk in made.stream(text, stream_usage=True) if chunk.usage_metadata]
+            assert [chunk.usage_metadata["input_tokens"] for chunk in told] == [10 + number]
+            made.bind_tools(TOOLS).invoke(text)
+        # Its own count of tokens would fetch a vocabulary.
+        OpenAIEmbeddings(check_embedding_ctx_length=False, **v1).embed_query(text)
+    expected = given(regions)
+    assert sum(expected.values()) > 1_000
+    gateway.envoy.wait_until(lambda: counted(gateway) == expected, f"{expected}")
 
 
 def test_a_request_that_moves_on_is_charged_once(gateway: Gateway, regions: AzureSim) -> None:

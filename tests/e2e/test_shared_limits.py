@@ -60,7 +60,8 @@ def cloud(azure: AzureSim) -> AzureSim:
 
 
 @pytest.fixture(scope="module")
-def service(cloud: AzureSim) -> Iterator[LimitService]:
+def service(cloud: AzureSim, workers: int) -> Iterator[LimitService]:
+    """One for each number of workers: what the tests with one have used is not there for those with two."""
     with LimitService(document(cloud)) as service:
         yield service
 
