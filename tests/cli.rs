@@ -281,6 +281,33 @@ fn render_prints_a_bootstrap_or_why_there_is_none() {
     assert_eq!(render(&[], CONFIGURATION), first);
     assert!(render(&["--listener-port=0"], CONFIGURATION).stdout.contains("port_value: 0}"));
 
+    let parts = render(&["--parts", "--host=AI.example.com"], CONFIGURATION);
+    assert!(
+        parts.stdout.contains("domains: [ai.example.com, \"ai.example.com:*\", "),
+        "{}",
+        parts.stdout
+    );
+    for (options, says) in [
+        (&["--parts"][..], "--host <NAME>"),
+        (&["--host=ai.example.com"], "--parts"),
+        (&["--parts", "--host=ai.example.com:443"], "expected a host name without a port"),
+        (&["--parts", "--host=*"], "expected a host name without a port"),
+    ] {
+        let found = render(options, CONFIGURATION);
+        assert_eq!((found.status, &*found.stdout), (2, ""), "{options:?}");
+        assert!(found.stderr.contains(says), "{options:?}: {}", found.stderr);
+    }
+
+    let monitored = format!("listener: {{monitoring: {{}}}}\n{CONFIGURATION}");
+    let found = render(&["--admin-port=9999"], &monitored);
+    assert!(found.stdout.contains("{address: 0.0.0.0, port_value: 9090}"), "{}", found.stdout);
+    assert!(found.stdout.contains("{address: 127.0.0.1, port_value: 9999}"), "{}", found.stdout);
+    let error = "aoai: --admin-port 0: the document's listener.monitoring leads to the admin interface; expected its port\n";
+    assert_eq!(render(&["--admin-port=0"], &monitored), run(2, "", error));
+    let error =
+        "aoai: --parts: an Envoy of your own has its own monitoring; remove listener.monitoring\n";
+    assert_eq!(render(&["--parts", "--host=a"], &monitored), run(2, "", error));
+
     let mistaken = CONFIGURATION.replace("[gpt-4o]", "[gpt-4]");
     let problem = "subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n";
     let unknown = "aoai: --resolve japan: the document has neither a backend nor a cluster of an identity with this name\n";

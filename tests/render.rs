@@ -17,7 +17,7 @@ use aoai_filter::config::{Config, Node};
 use serde_json::json;
 
 /// A document, the options, and the file that has what comes of them.
-const RENDERED: [(&str, &[&str], &str); 8] = [
+const RENDERED: [(&str, &[&str], &str); 9] = [
     (
         "envoy/example.yaml",
         &[
@@ -27,6 +27,11 @@ const RENDERED: [(&str, &[&str], &str); 8] = [
         ],
         "envoy/envoy.yaml",
     ),
+    (
+        "envoy/example.yaml",
+        &["--parts", "--host=ai.example.com"],
+        "envoy/examples/example.parts.yaml",
+    ),
     ("envoy/examples/app-service.yaml", &[], "envoy/examples/app-service.envoy.yaml"),
     ("envoy/examples/workload-identity.yaml", &[], "envoy/examples/workload-identity.envoy.yaml"),
     ("envoy/examples/client-secret.yaml", &[], "envoy/examples/client-secret.envoy.yaml"),
@@ -35,7 +40,7 @@ const RENDERED: [(&str, &[&str], &str); 8] = [
     ("tests/golden/regions.yaml", &[], "tests/golden/regions.envoy.yaml"),
     (
         "tests/golden/tls.yaml",
-        &["--wasm=/etc/envoy/aoai filter.wasm", "--ca=/etc/pki/tls/cert.pem", "--admin-port=0"],
+        &["--wasm=/etc/envoy/aoai filter.wasm", "--ca=/etc/pki/tls/cert.pem", "--admin-port=9902"],
         "tests/golden/tls.envoy.yaml",
     ),
 ];

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -34,6 +35,7 @@ LIMIT_CLUSTER = "aoai-limits"
 # Of requests, as people call them; all others are refused. Lists of models are not shown.
 OUTCOMES = {"forwarded": "requests", "abandoned": "requests", "models_listed": ""}
 KEY = "aoai_demo"
+LISTENER = "aoai"
 START_DEADLINE = 60.0
 
 CALLS = """\
@@ -210,14 +212,21 @@ def _arguments() -> Tuple[argparse.Namespace, List[str]]:
     parser.add_argument("--limits", default=os.environ.get("LIMITS") or None, choices=sorted(WHERE),
                         help="limits for the example's subscription, and where they are counted "
                         "(default: LIMITS, or no limits)")
-    parser.add_argument("--admin-port", type=int, default=0,
-                        help="of Envoy's admin interface; 0, the default, chooses one")
+    parser.add_argument("--admin-port", type=int, default=_free_port(),
+                        help="of Envoy's admin interface (default: one that is free)")
     arguments, render = parser.parse_known_args()
     if arguments.limits and arguments.limits not in WHERE:
         parser.error(f"LIMITS={arguments.limits}: expected {' or '.join(sorted(WHERE))}")
     if arguments.limits and arguments.config:
         parser.error("LIMITS is for the example: a document of your own says what its limits are")
     return arguments, render
+
+
+def _free_port() -> int:
+    # A document's monitoring listener has to know it.
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def _port() -> Optional[int]:
@@ -298,14 +307,13 @@ def _wait_until(process: "subprocess.Popen[bytes]", condition: Any, otherwise: s
 def _listener(admin: str) -> str:
     """Where this machine reaches the listener."""
     listeners = json.loads(_fetch(f"{admin}/listeners?format=json"))["listener_statuses"]
-    # Those within Envoy have no port.
     [address] = [one["local_address"]["socket_address"] for one in listeners
-                 if "socket_address" in one["local_address"]]
+                 if one["name"] == LISTENER]
     host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(address["address"], address["address"])
     host = f"[{host}]" if ":" in host else host
     filters = json.loads(_fetch(f"{admin}/config_dump?resource=static_listeners"))
     tls = any("transport_socket" in chain for one in filters["configs"]
-              for chain in one["listener"]["filter_chains"])
+              if one["listener"]["name"] == LISTENER for chain in one["listener"]["filter_chains"])
     return f"http{'s' if tls else ''}://{host}:{address['port_value']}"
 
 

@@ -6,13 +6,16 @@ use std::ops::RangeInclusive;
 use super::problem::quoted;
 use super::reader::Reader;
 use super::size::{size, written, KIB, MIB};
-use super::types::{Listener, TlsFiles};
+use super::types::{Listener, Monitoring, TlsFiles};
 use super::value::path;
 use crate::base::json::Node;
 
 const PORT: RangeInclusive<u32> = 1..=65535;
 
 const DEFAULT_PORT: u16 = 10_000;
+
+/// Prometheus' own, by custom.
+const DEFAULT_MONITORING_PORT: u16 = 9090;
 
 const DEFAULT_BODY_LIMIT: u32 = 10 << 20;
 
@@ -43,6 +46,7 @@ impl Default for Listener {
             request_buffer: DEFAULT_REQUEST_BUFFER,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             heap_limit: DEFAULT_HEAP_LIMIT,
+            monitoring: None,
         }
     }
 }
@@ -59,12 +63,12 @@ pub(super) fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
             "request_buffer",
             "max_connections",
             "heap_limit",
+            "monitoring",
         ],
     )?;
     let default = Listener::default();
     let address = reader.optional(object, "address", address);
-    let port = reader
-        .optional(object, "port", |reader, node| u16::try_from(reader.integer(node, PORT)?).ok());
+    let port = reader.optional(object, "port", port).unwrap_or(default.port);
     let tls = reader.optional(object, "tls", tls);
     let body_limit = reader.optional(object, "body_limit", |reader, node| {
         u32::try_from(size(reader, node, BODY_LIMIT)?).ok()
@@ -86,15 +90,40 @@ pub(super) fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
         .optional(object, "max_connections", |reader, node| reader.integer(node, MAX_CONNECTIONS));
     let heap_limit =
         reader.optional(object, "heap_limit", |reader, node| size(reader, node, HEAP_LIMIT));
+    let monitoring =
+        reader.optional(object, "monitoring", |reader, node| monitoring(reader, node, port));
     Some(Listener {
         address: address.unwrap_or(default.address),
-        port: port.unwrap_or(default.port),
+        port,
         tls,
         body_limit,
         request_buffer: request_buffer.unwrap_or(default.request_buffer.max(least)),
         max_connections: max_connections.unwrap_or(default.max_connections),
         heap_limit: heap_limit.unwrap_or(default.heap_limit),
+        monitoring,
     })
+}
+
+/// Reads where metrics and readiness are shown, beside the listener's own port.
+fn monitoring(reader: &mut Reader, node: &Node, taken: u16) -> Option<Monitoring> {
+    let object = reader.object(node, &["address", "port"])?;
+    let address = reader.optional(object, "address", address);
+    let port = reader.optional(object, "port", |reader, node| {
+        let found = port(reader, node)?;
+        if found == taken {
+            reader
+                .problem(format!("found {found}; expected another port than that of the listener"));
+        }
+        Some(found)
+    });
+    Some(Monitoring {
+        address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        port: port.unwrap_or(DEFAULT_MONITORING_PORT),
+    })
+}
+
+fn port(reader: &mut Reader, node: &Node) -> Option<u16> {
+    u16::try_from(reader.integer(node, PORT)?).ok()
 }
 
 fn address(reader: &mut Reader, node: &Node) -> Option<IpAddr> {

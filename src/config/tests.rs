@@ -29,6 +29,7 @@ listener:
   request_buffer: 32MiB
   max_connections: 500
   heap_limit: 2048MiB
+  monitoring: {address: 10.0.0.5, port: 9100}
 failover:
   cooldown: 2s
   longest_cooldown: 90s
@@ -125,6 +126,7 @@ fn a_whole_document_reads() {
             request_buffer: 33_554_432,
             max_connections: 500,
             heap_limit: 2_147_483_648,
+            monitoring: Some(Monitoring { address: [10, 0, 0, 5].into(), port: 9100 }),
         }
     );
     assert_eq!(
@@ -244,6 +246,7 @@ fn what_is_left_out_has_its_default() {
             request_buffer: 134_217_728,
             max_connections: 10_000,
             heap_limit: 1_073_741_824,
+            monitoring: None,
         }
     );
     assert_eq!(
@@ -641,6 +644,10 @@ fn mistakes_of_the_listener_are_reported() {
         ("large size", "512KiB", "1025MiB", &format!(r#"listener.body_limit: found "1025MiB"; {SIZE}"#)),
         ("small buffer", "request_buffer: 32MiB", "request_buffer: 1023KiB", "listener.request_buffer: found 1023KiB; expected at least 1MiB, twice body_limit: a subscription may use as much as it leaves free"),
         ("no connections", "max_connections: 500", "max_connections: 0", "listener.max_connections: found 0; expected a whole number from 1 to 1000000"),
+        ("a host name", "address: 10.0.0.5", "address: localhost", "listener.monitoring.address: found \"localhost\"; expected an IP address: 127.0.0.1 for this machine alone, 0.0.0.0 or \"::\" for all of its addresses"),
+        ("no port", "port: 9100", "port: 0", "listener.monitoring.port: found 0; expected a whole number from 1 to 65535"),
+        ("the same port", "port: 9100", "port: 8443", "listener.monitoring.port: found 8443; expected another port than that of the listener"),
+        ("a path", "port: 9100", "path: /metrics", "listener.monitoring.path: unknown field; expected address or port"),
         ("small heap", "2048MiB", "127MiB", "listener.heap_limit: found \"127MiB\"; expected a size from 128MiB to 1048576MiB, such as 256MiB"),
         ("no object", "listener:", "listener: off\nlistner:", "listner: unknown field; did you mean \"listener\"?\nlistener: found a string; expected an object"),
     ]);

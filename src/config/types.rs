@@ -143,6 +143,17 @@ pub struct Listener {
     pub max_connections: u32,
     /// How many bytes its heap may have; close to that it refuses requests.
     pub heap_limit: u64,
+    /// Where metrics and readiness are shown, where they are.
+    pub monitoring: Option<Monitoring>,
+}
+
+/// Where scrapers and probes find metrics and readiness, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Monitoring {
+    /// The address; by default all of the machine's: what scrapes and probes is elsewhere.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
 }
 
 /// PEM files on the proxy's machine.

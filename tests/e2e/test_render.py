@@ -44,7 +44,7 @@ def resource(azure: AzureSim) -> Resource:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_envoy_accepts_what_is_rendered(document: str, listener_tls: Json, tmp_path: Path) -> None:
-    text = rendered(document)
+    text = rendered(document, "--admin-port", "9901")
     for name in ("certificate", "key"):
         in_document = "/etc/aoai/tls." + {"certificate": "crt", "key": "key"}[name]
         text = text.replace(f"filename: {in_document}", f"filename: {listener_tls[name]}")

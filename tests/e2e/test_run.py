@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Dict, Iterator, List
 
 import httpx
 import pytest
 
 from azure_sim import HANG_LIMIT
-from e2e.rendering import ROOT
+from e2e.rendering import NOWHERE, ROOT, at, free_port
 
 CHAT = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
 ASK = {"messages": [{"role": "user", "content": "hello"}]}
@@ -45,9 +46,9 @@ class Shown:
 
 
 @contextlib.contextmanager
-def run(**environment: str) -> Iterator[Shown]:
+def run(*options: str, **environment: str) -> Iterator[Shown]:
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "run.py"), "--port", "0"], stdin=subprocess.DEVNULL,
+        [sys.executable, str(ROOT / "tests" / "run.py"), "--port", "0", *options], stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "CONFIG": "", **environment})
     try:
@@ -73,6 +74,21 @@ def test_a_run_shows_usage_by_subscription_as_it_grows(limits: str, limited: Dic
             shown.wait_for(r"used +demo +gpt-4o +requests 1, input 11, cached input 2, output 3\n")
             assert http.post(CHAT.replace("gpt-4o", "nothing"), json=ASK).status_code == 404
             shown.wait_for(r"used +demo +none +refused 1\n")
+
+
+def test_a_document_of_ones_own_may_have_a_monitoring_listener(tmp_path: Path) -> None:
+    document = tmp_path / "gateway.yaml"
+    port = free_port()
+    document.write_text((ROOT / "envoy" / "example.yaml").read_text() + f"""
+listener: {{monitoring: {{address: 127.0.0.1, port: {port}}}}}
+""")
+    # Where nothing listens, so that no token is fetched from elsewhere.
+    away = [f"--identity=127.0.0.1:{NOWHERE}", *(at(name, NOWHERE) for name in ("eastus", "sweden"))]
+    with run(*away, CONFIG=str(document)) as shown:
+        url = shown.wait_for(r"gateway\.yaml is served at (http://127\.0\.0\.1:\d+), ")[1]
+        assert httpx.get(f"{url}/", trust_env=False).status_code == 401
+        ready = httpx.get(f"http://127.0.0.1:{port}/ready", trust_env=False)
+        assert ready.text == "LIVE\n"
 
 
 def test_unknown_limits_are_a_sentence() -> None:

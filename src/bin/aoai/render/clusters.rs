@@ -6,6 +6,7 @@ use aoai_filter::config::{host_and_port, Backend, Config, SharedStore};
 
 use super::client_credential;
 use super::filter::Stage;
+use super::monitoring;
 use super::options::Options;
 use super::pools::Pool;
 use super::ratelimit;
@@ -28,6 +29,9 @@ pub(super) fn clusters(
     pools: &[Pool<'_>],
 ) -> String {
     let mut text = sign_ins.iter().map(|one| sign_in(one, options)).collect::<String>();
+    if config.listener.monitoring.is_some() {
+        text += &monitoring::cluster(options.admin_port);
+    }
     text +=
         &ratelimit::store(config).map(|store| limit_service(store, options)).unwrap_or_default();
     for (index, one) in config.backends.iter().enumerate() {

@@ -6,11 +6,11 @@ use super::filter::Stage;
 use super::options::Options;
 use super::pools::pools;
 use super::sign_in::SignIn;
-use super::{client_credential, clusters, listener, overload};
+use super::{client_credential, clusters, listener, monitoring, overload};
 use crate::document::Document;
 
 /// The labels of the module's metrics: its names carry them, because the ABI has none.
-const STATS_TAGS: &str = r"
+pub(super) const STATS_TAGS: &str = r"
 # Labels for the module's metrics, whose names carry them as `.label.value`.
 stats_config:
   stats_tags:
@@ -29,8 +29,11 @@ stats_config:
 pub(super) fn bootstrap(document: &Document, options: &Options, sign_ins: &[SignIn<'_>]) -> String {
     let pools = pools(&document.config);
     let admin = options.admin_port;
-    let gateway = Stage::Gateway { document, wasm: &options.wasm, shares_vm: !pools.is_empty() };
+    let shares_vm = !pools.is_empty();
+    let gateway = Stage::Gateway { document, wasm: &options.wasm, shares_vm, off: false };
     let listener = listener::listener(&document.config, options, &gateway, &pools);
+    let monitoring =
+        document.config.listener.monitoring.as_ref().map(monitoring::listener).unwrap_or_default();
     let credentials = client_credential::listeners(sign_ins);
     let overload = overload::manager(&document.config.listener);
     let extension = client_credential::extension(sign_ins);
@@ -46,7 +49,7 @@ admin:
 {STATS_TAGS}{overload}{extension}
 static_resources:
   listeners:
-{listener}{credentials}
+{listener}{monitoring}{credentials}
   clusters:
 {clusters}"
     )

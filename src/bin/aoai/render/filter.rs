@@ -3,10 +3,14 @@
 use super::yaml::{fields, indented, scalar};
 use crate::document::Document;
 
+/// The field of a filter that requests pass by unless their virtual host enables it.
+pub(super) const OFF: &str = "  disabled: true\n";
+
 /// One of the two filters that the module is.
 pub(super) enum Stage<'a> {
-    /// In the listener, with the document. Where there are pools, their filters share its VM.
-    Gateway { document: &'a Document, wasm: &'a str, shares_vm: bool },
+    /// In the listener, with the document. Where there are pools, their filters share its VM. Where it is
+    /// `off` by default, a virtual host enables it.
+    Gateway { document: &'a Document, wasm: &'a str, shares_vm: bool, off: bool },
     /// In the pools, without a configuration: each request's state contains what it needs.
     Backend,
 }
@@ -18,10 +22,14 @@ impl Stage<'_> {
             Self::Gateway { .. } => "gateway",
             Self::Backend => "backend",
         };
+        let off = match self {
+            Self::Gateway { off: true, .. } => OFF,
+            _ => "",
+        };
         let head = format!(
             "\
 - name: aoai
-  typed_config:
+{off}  typed_config:
     \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
     config:
       name: aoai
@@ -32,7 +40,7 @@ impl Stage<'_> {
         );
         let rest = match self {
             Self::Backend => "      vm_config: *vm\n".to_owned(),
-            Self::Gateway { document, wasm, shares_vm } => {
+            Self::Gateway { document, wasm, shares_vm, .. } => {
                 let vm = if *shares_vm { " &vm" } else { "" };
                 let (wasm, fields) = (scalar(wasm), fields(&document.node, 10));
                 format!(

@@ -8,7 +8,7 @@ use super::filter::Stage;
 use super::options::Options;
 use super::pools::Pool;
 use super::ratelimit;
-use super::yaml::scalar;
+use super::yaml::{indented, scalar};
 
 /// The listener as an item of a list, on the level of `listeners`.
 pub(super) fn listener(
@@ -27,9 +27,9 @@ pub(super) fn listener(
     };
     let body_limit = listener.body_limit;
     let tls = listener.tls.as_ref().map(tls).unwrap_or_default();
-    let routes = routes(config, pools);
-    let gateway = gateway.filter(10);
-    let (limits, asked) = (ratelimit::filter(config), ratelimit::virtual_host(config));
+    let filters = gateway.filter(10) + &indented(&ratelimit::filter(config, false), 10);
+    let host = indented(&virtual_host(config, pools, "[\"*\"]", false), 12);
+    let early = indented(EARLY, 10);
     format!(
         "  \
   - name: aoai
@@ -55,34 +55,79 @@ pub(super) fn listener(
           # A reasoning model may send nothing for minutes.
           stream_idle_timeout: 900s
           upgrade_configs: [{{upgrade_type: websocket}}]
-          # Only the filter chooses a cluster: what a caller sends in this header reaches nothing, not
-          # even where the filter is missing.
-          early_header_mutation_extensions:
-          - name: envoy.http.early_header_mutation.header_mutation
-            typed_config:
-              \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
-              mutations: [{{remove: x-aoai-cluster}}]
-          route_config:
+{early}          route_config:
             # A route adds its header after the virtual host has removed a backend's.
             most_specific_header_mutations_wins: true
             virtual_hosts:
-            - name: aoai
-              domains: [\"*\"]
-              # Callers get these headers from Envoy and the filter only.
-              response_headers_to_remove: [x-aoai-attempts, x-aoai-backend, x-aoai-cluster, x-aoai-diagnosis, x-aoai-reason, x-aoai-retry]
-              response_headers_to_add:
-              - header: {{key: x-aoai-backend, value: \"%UPSTREAM_METADATA(aoai:backend)%\"}}
-                append_action: OVERWRITE_IF_EXISTS_OR_ADD
-{asked}              # Clusters of backends and pools, and no others.
-              routes:
-{routes}          http_filters:
-{gateway}{limits}          - name: envoy.filters.http.router
+{host}          http_filters:
+{filters}          - name: envoy.filters.http.router
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
               suppress_envoy_headers: true
 "
     )
 }
+
+/// What removes a caller's choice of a cluster, as a field of the HTTP connection manager.
+pub(super) const EARLY: &str = "\
+# Only the filter chooses a cluster: what a caller sends in this header reaches nothing, not
+# even where the filter is missing.
+early_header_mutation_extensions:
+- name: envoy.http.early_header_mutation.header_mutation
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
+    mutations: [{remove: x-aoai-cluster}]
+";
+
+/// The virtual host of the gateway, for these domains, as an item of a list. Where the filters are `shared`, it
+/// enables them.
+pub(super) fn virtual_host(
+    config: &Config,
+    pools: &[Pool<'_>],
+    domains: &str,
+    shared: bool,
+) -> String {
+    let mut per_host = ratelimit::per_host(config);
+    if shared {
+        per_host = ENABLED.to_owned() + &per_host;
+    }
+    if !per_host.is_empty() {
+        per_host = "  typed_per_filter_config:\n".to_owned() + &indented(&per_host, 4);
+    }
+    let mut routes = routes(config, pools);
+    if shared {
+        routes += FALLBACK;
+    }
+    let routes = indented(&routes, 2);
+    format!(
+        "\
+- name: aoai
+  domains: {domains}
+  # Callers get these headers from Envoy and the filter only.
+  response_headers_to_remove: [x-aoai-attempts, x-aoai-backend, x-aoai-cluster, x-aoai-diagnosis, x-aoai-reason, x-aoai-retry]
+  response_headers_to_add:
+  - header: {{key: x-aoai-backend, value: \"%UPSTREAM_METADATA(aoai:backend)%\"}}
+    append_action: OVERWRITE_IF_EXISTS_OR_ADD
+{per_host}  # Clusters of backends and pools, and no others.
+  routes:
+{routes}"
+    )
+}
+
+/// A request that no route matches passes no filter that is off by default: this one matches each until the gateway
+/// stage has chosen a cluster.
+const FALLBACK: &str = "\
+# Enables the filter, which has a route above chosen then. Without the filter this is all there is.
+- match: {prefix: /}
+  direct_response: {status: 404}
+";
+
+/// What has requests of a virtual host pass the gateway stage that others pass by.
+const ENABLED: &str = "\
+aoai:
+  \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig
+  config: {}
+";
 
 fn tls(files: &TlsFiles) -> String {
     let (certificate, key) = (scalar(&files.certificate), scalar(&files.key));
@@ -111,7 +156,7 @@ fn routes(config: &Config, pools: &[Pool<'_>]) -> String {
         std::iter::once(("prefix", BACKEND_CLUSTER_PREFIX)).chain(custom.map(|one| ("exact", one)));
     let mut text = pool_route(pools);
     for (kind, name) in singles {
-        let route = "                route: {cluster_header: x-aoai-cluster, timeout: 0s}\n";
+        let route = "  route: {cluster_header: x-aoai-cluster, timeout: 0s}\n";
         text += &matched(kind, name, route);
     }
     text
@@ -125,24 +170,24 @@ fn pool_route(pools: &[Pool<'_>]) -> String {
     };
     let retries = longest.saturating_sub(1);
     let route = format!(
-        "                \
-                route:
-                  cluster_header: x-aoai-cluster
-                  timeout: 0s
-                  # From one backend of a pool to the next, at once, until the first byte of a response.
-                  retry_policy:
-                    retry_on: retriable-headers,connect-failure,refused-stream,reset
-                    retriable_headers: [{{name: x-aoai-retry, present_match: true}}]
-                    num_retries: {retries}
-                    retry_back_off: {{base_interval: 0.001s, max_interval: 0.002s}}
-                    retry_priority:
-                      name: envoy.retry_priorities.previous_priorities
-                      typed_config:
-                        \"@type\": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig
-                        update_frequency: 1
-                response_headers_to_add:
-                - header: {{key: x-aoai-attempts, value: \"%UPSTREAM_REQUEST_ATTEMPT_COUNT%\"}}
-                  append_action: OVERWRITE_IF_EXISTS_OR_ADD
+        "  \
+  route:
+    cluster_header: x-aoai-cluster
+    timeout: 0s
+    # From one backend of a pool to the next, at once, until the first byte of a response.
+    retry_policy:
+      retry_on: retriable-headers,connect-failure,refused-stream,reset
+      retriable_headers: [{{name: x-aoai-retry, present_match: true}}]
+      num_retries: {retries}
+      retry_back_off: {{base_interval: 0.001s, max_interval: 0.002s}}
+      retry_priority:
+        name: envoy.retry_priorities.previous_priorities
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig
+          update_frequency: 1
+  response_headers_to_add:
+  - header: {{key: x-aoai-attempts, value: \"%UPSTREAM_REQUEST_ATTEMPT_COUNT%\"}}
+    append_action: OVERWRITE_IF_EXISTS_OR_ADD
 "
     );
     matched("prefix", POOL_PREFIX, &route)
@@ -152,9 +197,9 @@ fn pool_route(pools: &[Pool<'_>]) -> String {
 fn matched(kind: &str, name: &str, route: &str) -> String {
     let name = scalar(name);
     format!(
-        "              \
-              - match: {{prefix: /, headers: [{{name: x-aoai-cluster, string_match: {{{kind}: {name}}}}}]}}
-{route}                request_headers_to_remove: [x-aoai-cluster, x-envoy-external-address, x-forwarded-for, x-request-id]
+        "\
+- match: {{prefix: /, headers: [{{name: x-aoai-cluster, string_match: {{{kind}: {name}}}}}]}}
+{route}  request_headers_to_remove: [x-aoai-cluster, x-envoy-external-address, x-forwarded-for, x-request-id]
 "
     )
 }

@@ -5,8 +5,10 @@ mod clusters;
 mod envoy;
 mod filter;
 mod listener;
+mod monitoring;
 mod options;
 mod overload;
+mod parts;
 mod pools;
 mod ratelimit;
 pub(crate) mod resolve;
@@ -38,7 +40,8 @@ pub(crate) enum Command {
   aoai render envoy gateway.yaml > envoy.yaml && envoy -c envoy.yaml
   aoai render envoy gateway.yaml --wasm /etc/envoy/aoai_filter.wasm
   aoai render envoy gateway.yaml --identity 127.0.0.1:8000
-  aoai render envoy gateway.yaml --resolve eastus=https://10.1.0.4:443")]
+  aoai render envoy gateway.yaml --resolve eastus=https://10.1.0.4:443
+  aoai render envoy gateway.yaml --parts --host ai.example.com")]
     Envoy(Options),
     /// Print the configuration of envoyproxy/ratelimit for a configuration
     ///
@@ -88,7 +91,10 @@ fn bootstrap(options: &Options) -> Result<String, Outcome> {
         return Err(document::report(&options.file, &problem.into()));
     }
     options.check(&document.config, &sign_ins).map_err(|error| document::print_error(&error))?;
-    Ok(envoy::bootstrap(&document, options, &sign_ins))
+    Ok(match options.parts {
+        true => parts::parts(&document, options, &sign_ins),
+        false => envoy::bootstrap(&document, options, &sign_ins),
+    })
 }
 
 fn print(text: &str) -> Outcome {

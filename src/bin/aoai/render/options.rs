@@ -23,6 +23,15 @@ pub(crate) struct Options {
     /// The port of the admin interface, on loopback; 0 lets the operating system choose
     #[arg(long, value_name = "PORT", default_value_t = 9901)]
     pub(super) admin_port: u16,
+    /// Print the parts that an Envoy of your own needs instead of a whole bootstrap
+    ///
+    /// They serve the hosts that --host names. Requests for other hosts of the same listener pass the
+    /// filter by.
+    #[arg(long, requires = "host")]
+    pub(super) parts: bool,
+    /// A host that callers use, with --parts. Repeatable
+    #[arg(long, value_name = "NAME", requires = "parts", value_parser = host)]
+    pub(super) host: Vec<String>,
     /// The address of the endpoint of managed identities [default: 169.254.169.254:80]
     #[arg(long, value_name = "IP:PORT")]
     pub(super) identity: Option<SocketAddr>,
@@ -52,7 +61,24 @@ impl Options {
         if self.identity.is_some() && sign_ins.iter().all(|one| one.to != To::Metadata) {
             return Err(OptionError::NoMetadata);
         }
+        if self.parts && config.listener.monitoring.is_some() {
+            return Err(OptionError::MonitoringOfParts);
+        }
+        if self.admin_port == 0 && config.listener.monitoring.is_some() {
+            return Err(OptionError::UnknownAdminPort);
+        }
         Ok(resolve::check(&self.resolve, config, sign_ins)?)
+    }
+}
+
+/// A host as a virtual host has it: Envoy adds the ports.
+fn host(text: &str) -> Result<String, String> {
+    let is_host = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))
+    };
+    match is_host(text) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("expected a host name without a port, such as ai.example.com".to_owned()),
     }
 }
 
@@ -63,6 +89,10 @@ pub(super) enum OptionError {
         "--identity: no backend uses a managed_identity; for identities of other kinds see --resolve"
     )]
     NoMetadata,
+    #[error("--admin-port 0: the document's listener.monitoring leads to the admin interface; expected its port")]
+    UnknownAdminPort,
+    #[error("--parts: an Envoy of your own has its own monitoring; remove listener.monitoring")]
+    MonitoringOfParts,
     #[error(transparent)]
     Resolve(#[from] ResolveError),
 }

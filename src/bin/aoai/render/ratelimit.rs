@@ -8,6 +8,7 @@ use aoai_filter::access::limits::{bucket, QUOTA, REQUESTS, TOKENS};
 use aoai_filter::config::{Config, LimitStore, OnStoreError, Period, Problem, SharedStore};
 use aoai_filter::telemetry::access_log;
 
+use super::filter::OFF;
 use super::sign_in::SignIn;
 use super::yaml::scalar;
 
@@ -93,70 +94,74 @@ fn unit(period: Period) -> &'static str {
     }
 }
 
-/// Envoy's filter, behind that of the gateway stage.
-pub(super) fn filter(config: &Config) -> String {
+/// The name of Envoy's filter, which a virtual host configures by it.
+pub(super) const FILTER: &str = "aoai-limits";
+
+/// Envoy's filter, behind that of the gateway stage; off by default, where a virtual host enables it.
+pub(super) fn filter(config: &Config, is_off: bool) -> String {
     let Some(store) = store(config) else {
         return String::new();
     };
+    let off = if is_off { OFF } else { "" };
     let (cluster, deny) = (scalar(&store.cluster), store.on_error == OnStoreError::Deny);
     format!(
-        "          \
-          # Asks the service of limits by what the filter before has left, and charges it at the end.
-          - name: envoy.filters.http.ratelimit
-            typed_config:
-              \"@type\": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
-              domain: {DOMAIN}
-              timeout: {TIMEOUT}
-              failure_mode_deny: {deny}
-              status_on_error: {{code: ServiceUnavailable}}
-              enable_x_ratelimit_headers: DRAFT_VERSION_03
-              rate_limit_service:
-                transport_api_version: V3
-                grpc_service: {{envoy_grpc: {{cluster_name: {cluster}}}}}
+        "\
+# Asks the service of limits by what the filter before has left, and charges it at the end.
+- name: {FILTER}
+{off}  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
+    domain: {DOMAIN}
+    timeout: {TIMEOUT}
+    failure_mode_deny: {deny}
+    status_on_error: {{code: ServiceUnavailable}}
+    enable_x_ratelimit_headers: DRAFT_VERSION_03
+    rate_limit_service:
+      transport_api_version: V3
+      grpc_service: {{envoy_grpc: {{cluster_name: {cluster}}}}}
 "
     )
 }
 
-/// What the filter asks and charges, as fields of the virtual host.
-pub(super) fn virtual_host(config: &Config) -> String {
+/// What the filter asks and charges, by its name, as the virtual host has it.
+pub(super) fn per_host(config: &Config) -> String {
     if store(config).is_none() {
         return String::new();
     }
-    let text = "              \
-              typed_per_filter_config:
-                envoy.filters.http.ratelimit:
-                  \"@type\": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute
-                  rate_limits:
-                  # Before the request: whether tokens are left, and one request more.
-";
+    let mut text = format!(
+        "\
+{FILTER}:
+  \"@type\": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute
+  rate_limits:
+  # Before the request: whether tokens are left, and one request more.
+"
+    );
     let asked = [
         (QUOTA, access_log::QUOTA, "{number: 0}"),
         (TOKENS, access_log::TOKEN_LIMIT, "{number: 0}"),
         (REQUESTS, access_log::REQUEST_LIMIT, "{number: 1}"),
     ];
-    let mut text = text.to_owned();
     for (key, state, hits) in asked {
         text += &format!(
-            "                  \
-                  - actions:
-                    - &{key}
-                      extension:
-                        name: envoy.rate_limit_descriptors.expr
-                        typed_config:
-                          \"@type\": type.googleapis.com/envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor
-                          descriptor_key: {key}
-                          text: \"filter_state['wasm.{state}']\"
-                    hits_addend: {hits}
+            "  \
+  - actions:
+    - &{key}
+      extension:
+        name: envoy.rate_limit_descriptors.expr
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor
+          descriptor_key: {key}
+          text: \"filter_state['wasm.{state}']\"
+    hits_addend: {hits}
 "
         );
     }
-    text += "                  # After the response: the tokens that it has used.\n";
+    text += "  # After the response: the tokens that it has used.\n";
     for key in [QUOTA, TOKENS] {
         text += &format!(
-            "                  \
-                  - actions: [*{key}]
-                    hits_addend: {{format: \"%FILTER_STATE(wasm.{}:PLAIN)%\"}}
-                    apply_on_stream_done: true
+            "  \
+  - actions: [*{key}]
+    hits_addend: {{format: \"%FILTER_STATE(wasm.{}:PLAIN)%\"}}
+    apply_on_stream_done: true
 ",
             access_log::TOKENS
         );
