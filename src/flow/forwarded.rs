@@ -142,7 +142,7 @@ impl Forwarded {
                 }
             }
         };
-        self.meter_response(ctx, &verdict);
+        self.meter_response(ctx, changes, &verdict);
         let then = match verdict {
             Verdict::Pass => Then::Continue,
             Verdict::Inspect(..) if ended => Then::Continue,
@@ -173,14 +173,18 @@ impl Forwarded {
         Ok((self, then))
     }
 
-    /// Tells the meter whether the response is that of a backend that serves the request.
-    fn meter_response(&self, ctx: &Context<'_>, verdict: &Verdict) {
+    /// Tells the meter whether the response is that of a backend that serves the request. Where some of a stream will
+    /// be taken out, its length is not what its head says, should it say one.
+    fn meter_response(&self, ctx: &Context<'_>, changes: &mut Changes, verdict: &Verdict) {
         let is_served = match (verdict, &self.upstream) {
             (Verdict::Inspect(_, status), _) => *status < 400,
             (Verdict::Pass, Upstream::Pool(pool)) => pool.request.borrow().is_served(),
             (Verdict::Pass, Upstream::Single { .. }) | (Verdict::Replace(_), _) => false,
         };
         let takes_out = self.rest.as_ref().is_some_and(BodyCheck::is_asked_for_gateway);
+        if takes_out && is_served {
+            changes.remove("content-length");
+        }
         ctx.meter.borrow_mut().respond(is_served, takes_out);
     }
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import openai
 import pytest
 
-from azure_sim import HANG_LIMIT, AzureSim, Delivery, Gate, RecordedRequest, errors, inference
+from azure_sim import HANG_LIMIT, Answer, AzureSim, Delivery, Gate, RecordedRequest, errors, inference
 from e2e import config
 from e2e.edits import MANAGER, put
 from e2e.gateway import Gateway
@@ -253,6 +253,19 @@ def test_a_caller_who_did_not_ask_gets_the_bytes_of_a_stream_without_metering(
         metered, plain = raw_stream(exact), raw_stream(reported)
     assert b'"usage":null' in metered and b"usage" not in plain
     assert same(metered) == same(plain)
+
+
+def test_a_stream_that_came_with_its_length_is_complete_without_its_usage(
+        gateway: Gateway, regions: AzureSim) -> None:
+    """As from a proxy that has received all of it before it sends any."""
+    events = [{"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}],
+               "usage": None},
+              {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}}]
+    lines = [*(f"data: {json.dumps(event)}" for event in events), "data: [DONE]"]
+    body = "".join(f"{line}\n\n" for line in lines)
+    regions.resources["aa"].script.then(Answer(200, [("content-type", "text/event-stream")], body))
+    assert raw_stream(gateway).decode() == f"{lines[0]}\n\ndata: [DONE]\n\n"
+    gateway.envoy.wait_until(lambda: counted(gateway)["search", "aa", "input"] == 5, "tokens")
 
 
 def test_a_caller_that_leaves_in_the_middle_is_charged_by_an_estimate(

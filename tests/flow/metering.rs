@@ -106,6 +106,19 @@ fn a_stream_is_asked_for_its_usage_and_its_caller_does_not_see_it() {
 }
 
 #[test]
+fn a_stream_of_which_some_is_taken_out_has_no_length() {
+    for (fields, length) in [
+        (r#","stream":true"#, None),
+        (r#","stream":true,"stream_options":{"include_usage":true}"#, Some("9")),
+    ] {
+        let (process, worker) = started();
+        process.script("aa", [stream(true).header("content-length", "9")]);
+        let call = worker.call(&by_body("m").body(asking(fields)));
+        assert_eq!(call.response_header("content-length").as_deref(), length);
+    }
+}
+
+#[test]
 fn a_caller_that_asks_for_usage_gets_it() {
     let (process, worker) = started();
     process.script("aa", [stream(true)]);
