@@ -18,7 +18,8 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 # that a process for each core pays.
 in-envoy = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
   RATELIMIT=$$(.ci/ratelimit) && FUNC_E=$$(.ci/func-e) && NODE_MODULES=$$(.ci/npm) && \
-  export RATELIMIT FUNC_E NODE_MODULES && \
+  CRANE=$$(.ci/crane crane) && REGISTRY=$$(.ci/crane registry) && \
+  export RATELIMIT FUNC_E NODE_MODULES CRANE REGISTRY && \
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
   "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup
 
@@ -54,6 +55,11 @@ $(WASM): $(SOURCES) .ci/cargo-wasm .ci/wasm-opt
 	@mkdir -p $(@D)
 	.ci/wasm-opt "$$AOAI_CACHE/wasm/wasm32-unknown-unknown/release/aoai_filter.wasm" $@
 	@printf '%s: %s bytes\n' $@ $$(wc -c < $@)
+
+.PHONY: image
+image: wasm ## Write the module as an OCI image, without a container engine: dist/image
+	@PYTHON=$$(.ci/python) && digest=$$("$$PYTHON" .ci/image $(WASM) dist/image) && \
+	  printf 'dist/image: %s\nPush it: crane push dist/image REGISTRY/aoai-filter:VERSION\n' "$$digest"
 
 .PHONY: tools
 tools: cargo ## Build the command-line tool: target/debug/aoai
