@@ -207,6 +207,7 @@ fn usage_errors_end_with_2_and_print_the_usage() {
         (&["chekc", "-"], "a similar subcommand exists: 'check'"),
         (&["render"], "Usage: aoai render <COMMAND>"),
         (&["render", "envoy"], "Usage: aoai render envoy <FILE>"),
+        (&["render", "istio"], "Usage: aoai render istio <FILE>"),
         (&["render", "ratelimit"], "Usage: aoai render ratelimit <FILE>"),
         (&["key"], "Usage: aoai key <COMMAND>"),
         (&["key", "new", "name"], "Usage: aoai key new"),
@@ -230,6 +231,10 @@ fn help_has_examples_and_hides_what_is_refused() {
         (&["check", "--help"], "aoai check -"),
         (&["render", "--help"], "Print a complete Envoy bootstrap for a configuration"),
         (&["render", "envoy", "--help"], "aoai render envoy gateway.yaml > envoy.yaml"),
+        (
+            &["render", "istio", "--help"],
+            "aoai render istio gateway.yaml | kubectl apply --server-side -f -",
+        ),
         (&["render", "ratelimit", "--help"], "aoai render ratelimit gateway.yaml >"),
         (&["doctor", "--help"], "aoai doctor gateway.yaml --json"),
         (&["doctor", "--help"], "Prints no token and no other secret"),
@@ -268,6 +273,87 @@ fn limits_of_a_service_are_rendered_where_the_document_has_one() {
     let taken = shared.replace("cluster: limits", "cluster: imds");
     let problem = "limits.cluster: \"imds\" is also the cluster of an identity or a backend; expected another cluster\n";
     assert_eq!(envoy(&taken, &[]), run(1, problem, "aoai: -: 1 problem\n"));
+}
+
+/// The files of a directory, each whole, and none that is not complete.
+#[test]
+fn files_that_envoy_follows_are_written_only_if_they_change() {
+    let directory = std::env::temp_dir().join(format!("aoai-xds-{}", std::process::id()));
+    let path = directory.to_str().unwrap();
+    let render = |options: &[&str], input: &str| {
+        aoai(&[&["render", "envoy", "-", "--xds", path], options].concat(), input.as_bytes())
+    };
+    let files = || {
+        let entries = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap());
+        let one = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().into_string().unwrap();
+            // A file that is replaced is another one.
+            (name, std::os::unix::fs::MetadataExt::ino(&entry.metadata().unwrap()))
+        };
+        entries.map(one).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert_eq!(render(&[], CONFIGURATION), run(0, "", ""));
+    let first = files();
+    let names: Vec<_> = first.keys().map(String::as_str).collect();
+    let expected = [
+        "bootstrap.yaml",
+        "cds.yaml",
+        "ecds-aoai.backend.yaml",
+        "ecds-aoai.gateway.yaml",
+        "lds.yaml",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(render(&[], CONFIGURATION), run(0, "", ""));
+    assert_eq!(files(), first);
+    let other = CONFIGURATION.replace("search-team", "support-team");
+    assert_eq!(render(&[], &other), run(0, "", ""));
+    let second = files();
+    let changed: Vec<_> = second.iter().filter(|(name, at)| first.get(*name) != Some(at)).collect();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    let lds = std::fs::read_to_string(directory.join("lds.yaml")).unwrap();
+    assert!(lds.contains(&format!("{path}/ecds-aoai.gateway.yaml")), "{lds}");
+    assert_eq!(render(&["--xds-at=/etc/aoai"], &other), run(0, "", ""));
+    let lds = std::fs::read_to_string(directory.join("lds.yaml")).unwrap();
+    assert!(lds.contains("path: /etc/aoai/ecds-aoai.gateway.yaml"), "{lds}");
+    std::fs::remove_dir_all(&directory).unwrap();
+    // A file is where the directory should be.
+    std::fs::write(&directory, "").unwrap();
+    let failed = render(&[], CONFIGURATION);
+    assert!(failed.status == 2 && failed.stderr.starts_with("aoai: cannot write "), "{failed:?}");
+    std::fs::remove_file(&directory).unwrap();
+}
+
+/// A document without the section, and steps between two documents.
+#[test]
+fn resources_of_a_mesh_are_rendered_or_it_is_said_why_not() {
+    let render = |options: &[&str], input: &str| {
+        aoai(&[&["render", "istio", "-"], options].concat(), input.as_bytes())
+    };
+    let problem =
+        "istio: missing; expected which proxies of the mesh are meant, and their module\n";
+    assert_eq!(render(&[], CONFIGURATION), run(1, problem, "aoai: -: 1 problem\n"));
+    let document = format!("{CONFIGURATION}istio: {{module: /aoai.wasm}}\n");
+    let alone = render(&[], &document);
+    assert_eq!((alone.status, &*alone.stderr), (0, ""));
+    assert_eq!(render(&[], &document), alone);
+    // The clusters of another document come besides, each once.
+    let both = render(&["--clusters-of", "tests/golden/regions.yaml"], &document);
+    let clusters = |run: &Run| {
+        let (_, rest) = run.stdout.split_once("aoai-clusters").unwrap();
+        let (rest, _) = rest.split_once("---").unwrap();
+        let names = rest.lines().filter_map(|line| line.strip_prefix("        name: "));
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (own, all) = (clusters(&alone), clusters(&both));
+    assert!(own.iter().all(|name| all.contains(name)), "{own:?} {all:?}");
+    assert!(all.contains(&r#""aoai/sweden>eastus""#.to_owned()), "{all:?}");
+    let unique: std::collections::BTreeSet<_> = all.iter().collect();
+    assert_eq!(unique.len(), all.len());
+    // An option may name what is in either.
+    let resolved = ["--clusters-of", "tests/golden/regions.yaml", "--resolve=france=127.0.0.1:1"];
+    assert_eq!(render(&resolved, &document).status, 0);
+    let unknown = "aoai: --resolve france: the document has neither a backend nor a cluster of an identity with this name\n";
+    assert_eq!(render(&["--resolve=france=127.0.0.1:1"], &document), run(2, "", unknown));
 }
 
 #[test]

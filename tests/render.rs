@@ -45,6 +45,9 @@ const RENDERED: [(&str, &[&str], &str); 9] = [
     ),
 ];
 
+/// Documents for Istio, in envoy/istio.
+const IN_MESH: [&str; 3] = ["own-gateway", "shared-gateway", "sidecar"];
+
 const SHARED_LIMITS: &str = "envoy/examples/shared-limits.yaml";
 
 fn rendered(document: &str, options: &[&str]) -> String {
@@ -90,6 +93,11 @@ fn what_is_rendered_is_what_the_repository_has() {
     }
     let limits = output_of(render().args(["ratelimit", SHARED_LIMITS]), SHARED_LIMITS);
     assert_is("envoy/examples/shared-limits.ratelimit.yaml", &limits, SHARED_LIMITS);
+    for name in IN_MESH {
+        let document = format!("envoy/istio/{name}.yaml");
+        let resources = output_of(render().args(["istio", &document]), &document);
+        assert_is(&format!("envoy/istio/{name}.istio.yaml"), &resources, &document);
+    }
 }
 
 fn assert_is(file: &str, found: &str, document: &str) {

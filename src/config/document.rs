@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::backend::backends;
 use super::credential::credentials;
 use super::failover::failover;
+use super::istio::istio;
 use super::limits;
 use super::listener::listener;
 use super::metering::metering;
@@ -22,7 +23,7 @@ const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
 /// Clients and proxies give up before; a request that waits longer only holds memory.
 const TOKEN_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(5 * 60);
 
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 13] = [
     "cloud",
     "identity",
     "identities",
@@ -35,6 +36,7 @@ const FIELDS: [&str; 12] = [
     "subscriptions",
     "backends",
     "models",
+    "istio",
 ];
 
 /// Reads a configuration. `None` comes with a recorded problem, and so may anything else.
@@ -47,6 +49,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
     let failover = reader.optional(object, "failover", failover);
     let metering = reader.optional(object, "metering", metering);
     let limit_store = reader.optional(object, "limits", limits::store).unwrap_or_default();
+    let istio = reader.optional(object, "istio", istio);
     let backends = reader
         .required(object, "backends", "the Azure OpenAI resources", |r, node| {
             backends(r, node, &credentials)
@@ -83,5 +86,6 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         backends: backends.all.into_iter().flatten().collect(),
         models: by_name,
         affinities,
+        istio,
     })
 }

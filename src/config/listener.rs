@@ -122,7 +122,8 @@ fn monitoring(reader: &mut Reader, node: &Node, taken: u16) -> Option<Monitoring
     })
 }
 
-fn port(reader: &mut Reader, node: &Node) -> Option<u16> {
+/// Reads the number of a port.
+pub(super) fn port(reader: &mut Reader, node: &Node) -> Option<u16> {
     u16::try_from(reader.integer(node, PORT)?).ok()
 }
 

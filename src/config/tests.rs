@@ -42,6 +42,18 @@ limits:
   endpoint: https://limits.internal:8081
   cluster: counters
   on_error: allow
+istio:
+  name: ai
+  attach: gateway
+  namespace: ingress
+  selector: {app: gateway, example.com/tier: "1"}
+  gateway: own
+  port: 443
+  target_port: 9443
+  hosts: [AI.example.com, ai.internal]
+  tls_secret: ai-certificate
+  module: oci://r.example.com/aoai@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+  revision: canary
 subscriptions:
 - id: search-team
   keys:
@@ -142,6 +154,21 @@ fn a_whole_document_reads() {
     let endpoint = StoreEndpoint { authority: "limits.internal:8081".into(), tls: true };
     let store = SharedStore { cluster: "counters".into(), endpoint, on_error: OnStoreError::Allow };
     assert_eq!(config.limit_store, LimitStore::Shared(store));
+
+    let istio = Istio {
+        name: "ai".into(),
+        attach: Attach::Gateway {
+            target_port: 9443,
+            resource: GatewayResource::Own { tls_secret: Some("ai-certificate".into()) },
+        },
+        namespace: "ingress".into(),
+        selector: vec![("app".into(), "gateway".into()), ("example.com/tier".into(), "1".into())],
+        port: 443,
+        hosts: vec!["ai.example.com".into(), "ai.internal".into()],
+        module: ModuleSource::Image(format!("oci://r.example.com/aoai@sha256:{}", "a".repeat(64))),
+        revision: Some("canary".into()),
+    };
+    assert_eq!(config.istio, Some(istio));
 
     let backend = |position, name: &str, endpoint: &str, cluster: &str| {
         Arc::new(Backend {
@@ -656,6 +683,78 @@ fn mistakes_of_the_listener_are_reported() {
         let listener = read(&document).unwrap().listener;
         let expected = (2 * u64::from(listener.body_limit)).max(128 << 20);
         assert_eq!(listener.request_buffer, expected, "{size}: room for one body at least");
+    }
+}
+
+/// A document whose section `istio` has these fields, and what is read from it.
+fn in_mesh(fields: &str) -> Result<Istio, String> {
+    read(&format!("{LEAST}istio: {{{fields}}}")).map(|config| config.istio.unwrap())
+}
+
+#[test]
+fn a_mesh_has_defaults() {
+    let own = |tls_secret: Option<&str>| GatewayResource::Own {
+        tls_secret: tls_secret.map(str::to_owned),
+    };
+    let gateway = |target_port, resource| Attach::Gateway { target_port, resource };
+    for (fields, attach, port) in [
+        ("", gateway(80, own(None)), 80),
+        ("tls_secret: a", gateway(443, own(Some("a"))), 443),
+        ("port: 8080", gateway(8080, own(None)), 8080),
+        ("port: 80, target_port: 8080", gateway(8080, own(None)), 80),
+        ("gateway: existing, hosts: [a]", gateway(80, GatewayResource::Existing), 80),
+        ("attach: sidecar, namespace: a, selector: {a: b}, hosts: [a]", Attach::Sidecar, 80),
+    ] {
+        let found = in_mesh(&format!("module: /aoai.wasm, {fields}")).unwrap();
+        assert_eq!((found.attach, found.port), (attach, port), "{fields}");
+    }
+    let found = in_mesh("module: /aoai.wasm").unwrap();
+    assert_eq!((&*found.name, &*found.namespace), ("aoai", "istio-system"));
+    assert_eq!(found.selector, [("istio".to_owned(), "ingressgateway".to_owned())]);
+    assert_eq!((found.hosts, found.revision), (Vec::<String>::new(), None));
+    assert_eq!(found.module, ModuleSource::File("/aoai.wasm".into()));
+}
+
+#[test]
+fn mistakes_of_a_mesh_are_reported() {
+    const MODULE: &str =
+        "expected where the proxies get the module from: the path of a file in their container, \
+                          or oci://REGISTRY/REPOSITORY@sha256:DIGEST";
+    const NAME: &str = "expected a name of Kubernetes: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends";
+    const SIDECAR: &str = "expected only with attach: gateway; a sidecar has no Gateway";
+    let sidecar = "attach: sidecar, namespace: a, selector: {a: b}, hosts: [a]";
+    let short = format!("oci://r/a@sha256:{}", "a".repeat(63));
+    for (fields, expected) in [
+        ("port: 80", format!("istio.module: missing; {MODULE}")),
+        ("module: aoai.wasm", format!("istio.module: found \"aoai.wasm\"; {MODULE}")),
+        ("module: 'oci://r/a:1.0'", format!("istio.module: found \"oci://r/a:1.0\"; {MODULE}")),
+        (&format!("module: '{short}'"), format!("istio.module: found {short:?}; {MODULE}")),
+        ("module: /a, attach: node", "istio.attach: found \"node\"; expected gateway or sidecar".into()),
+        ("module: /a, namespace: A", format!("istio.namespace: found \"A\"; {NAME}")),
+        ("module: /a, revision: 1-", format!("istio.revision: found \"1-\"; {NAME}")),
+        (
+            &format!("module: /a, name: {}", "a".repeat(41)),
+            format!("istio.name: found {:?}; expected 1 to 40 of a-z, 0-9 and -, with a letter or digit at both ends", "a".repeat(41)),
+        ),
+        ("module: /a, selector: {}", "istio.selector: found no label; expected at least one, or all pods of the namespace are meant".into()),
+        ("module: /a, selector: [a]", "istio.selector: found a list; expected labels and their values".into()),
+        ("module: /a, selector: {a: 1}", "istio.selector.a: found a number; expected a string; put it in quotes".into()),
+        ("module: /a, selector: {a: 'b c'}", "istio.selector.a: found \"b c\"; expected the value of a label: letters, digits, -, _ and .".into()),
+        ("module: /a, hosts: []", "istio.hosts: found an empty list; expected at least one host".into()),
+        ("module: /a, hosts: ['a:80']", "istio.hosts[0]: found \"a:80\"; expected a host name without a port, such as ai.example.com".into()),
+        ("module: /a, hosts: [a, A]", "istio.hosts[1]: given twice; keep one".into()),
+        ("module: /a, gateway: existing", "istio.hosts: missing; expected the hosts of the existing Gateway that callers use".into()),
+        ("module: /a, gateway: existing, hosts: [a], tls_secret: a", "istio.tls_secret: expected only with gateway: own; an existing one has its own certificate".into()),
+        (&format!("module: /a, {sidecar}, target_port: 1"), format!("istio.target_port: {SIDECAR}")),
+        (&format!("module: /a, {sidecar}, gateway: own"), format!("istio.gateway: {SIDECAR}")),
+        (
+            "module: /a, attach: sidecar",
+            "istio.namespace: missing; expected the namespace of the workloads whose sidecars call Azure OpenAI\n\
+             istio.selector: missing; expected the labels of those workloads\n\
+             istio.hosts: missing; expected the hosts that those workloads call".into(),
+        ),
+    ] {
+        assert_eq!(in_mesh(fields), Err(expected), "{fields}");
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Config {
     pub models: BTreeMap<String, Arc<Model>>,
     /// The affinities of all models, each once.
     pub affinities: Vec<Affinity>,
+    /// How the gateway is part of an Istio mesh, for what the tool renders.
+    pub istio: Option<Istio>,
 }
 
 /// What the proxy signs in to some of its backends with: an identity, and the audience of its tokens.
@@ -154,6 +156,62 @@ pub struct Monitoring {
     pub address: IpAddr,
     /// The port.
     pub port: u16,
+}
+
+/// How the gateway is part of an Istio mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Istio {
+    /// What the rendered resources are called.
+    pub name: String,
+    /// Which proxies it is in.
+    pub attach: Attach,
+    /// The namespace of those proxies, and of what is rendered.
+    pub namespace: String,
+    /// The labels of their pods.
+    pub selector: Vec<(String, String)>,
+    /// The port that callers use: of the Gateway and of its Service, or of the hosts that a sidecar's workload calls.
+    pub port: u16,
+    /// The hosts that callers use; none: all hosts of the port.
+    pub hosts: Vec<String>,
+    /// Where the proxies get the module from.
+    pub module: ModuleSource,
+    /// The revision of Istio's control plane that is meant, where there are several.
+    pub revision: Option<String>,
+}
+
+/// Which proxies of a mesh the gateway is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attach {
+    /// Those of a gateway.
+    Gateway {
+        /// The port at which the proxies themselves listen: the Service's `targetPort`.
+        target_port: u16,
+        /// The resource that has them listen.
+        resource: GatewayResource,
+    },
+    /// The sidecars of workloads that call Azure OpenAI.
+    Sidecar,
+}
+
+/// The Gateway of Istio's that has proxies listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayResource {
+    /// Rendered with the rest.
+    Own {
+        /// The Kubernetes secret with the certificate and its key; without it, keys travel in clear text.
+        tls_secret: Option<String>,
+    },
+    /// One that is there.
+    Existing,
+}
+
+/// Where proxies get the module from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModuleSource {
+    /// A file in their container, by its absolute path.
+    File(String),
+    /// An image in a registry, by its digest: `oci://REGISTRY/REPOSITORY@sha256:DIGEST`.
+    Image(String),
 }
 
 /// PEM files on the proxy's machine.

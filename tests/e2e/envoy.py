@@ -53,25 +53,27 @@ class Envoy:
         else:
             written = self._path / "bootstrap.json"
             written.write_text(json.dumps(bootstrap, indent=1))
+        self._start([
+            binary(), "--config-path", str(written),
+            "--concurrency", str(workers), "--use-dynamic-base-id",
+            "--admin-address-path", str(self._path / "admin"),
+            # Without them it takes nothing dynamic, not even from a file.
+            "--service-node", "test", "--service-cluster", "test",
+            "--log-level", log_level, "--component-log-level", f"wasm:{wasm_log_level}",
+            "--drain-time-s", str(drain_seconds),
+            "--parent-shutdown-time-s", str(drain_seconds + 1),
+            "--file-flush-interval-msec", "100",
+        ], environment or {})
+
+    def _start(self, command: List[str], environment: Mapping[str, str]) -> None:
+        """Starts the process, in its folder's log, and waits until it is ready."""
         self._log = self._path / "envoy.log"
         self._final_log: Optional[str] = None
         self.log_mark = 0  # where the log of the current test begins
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [
-                    _binary(), "--config-path", str(written),
-                    "--concurrency", str(workers), "--use-dynamic-base-id",
-                    "--admin-address-path", str(self._path / "admin"),
-                    # Without them it takes nothing dynamic, not even from a file.
-                    "--service-node", "test", "--service-cluster", "test",
-                    "--log-level", log_level, "--component-log-level", f"wasm:{wasm_log_level}",
-                    "--drain-time-s", str(drain_seconds),
-                    "--parent-shutdown-time-s", str(drain_seconds + 1),
-                    "--file-flush-interval-msec", "100",
-                ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
-            )
+                command, cwd=self._working_directory(), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, env={**os.environ, **environment})
         Envoy.started.append(self)
         try:
             self.admin = httpx.Client(base_url=f"http://{self._admin_address()}",
@@ -80,6 +82,10 @@ class Envoy:
         except BaseException:
             self._end_process()
             raise
+
+    def _working_directory(self) -> Optional[Path]:
+        """Where the process runs; None: where the tests do."""
+        return None
 
     @property
     def running(self) -> bool:
@@ -197,7 +203,8 @@ class Envoy:
                 for one in statuses if "socket_address" in one["local_address"]}
 
 
-def _binary() -> str:
+def binary() -> str:
+    """The path of Envoy."""
     path = os.environ.get("ENVOY")
     if not path:
         raise EnvoyFailed("ENVOY must name an Envoy binary, 1.37 or newer")

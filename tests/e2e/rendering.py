@@ -41,9 +41,10 @@ def wasm_module() -> str:
 
 def rendered(document: str, *options: str, stdin: str = "") -> str:
     """The bootstrap of a file, or of what is given to standard input."""
-    admin = [] if "--admin-port" in options else ["--admin-port", "0"]
-    command = [os.environ["AOAI"], "render", "envoy", document, "--wasm", wasm_module(), *admin,
-               *options]
+    defaults = {"--admin-port": "0", "--wasm": wasm_module()}
+    missing = [part for name, value in defaults.items() if name not in options
+               for part in (name, value)]
+    command = [os.environ["AOAI"], "render", "envoy", document, *missing, *options]
     done = subprocess.run(command, cwd=ROOT, input=stdin, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,60 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
-import os
-import re
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
-from typing import Iterator
 
 import httpx
 
-from azure_sim import HANG_LIMIT
+from e2e.images import pushed, registry, written
 from e2e.rendering import ROOT, wasm_module
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
-def written(folder: Path) -> str:
-    """The digest that is printed."""
-    done = subprocess.run([sys.executable, str(ROOT / ".ci" / "image"), wasm_module(), str(folder)],
-                          stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.strip()
-
-
-@contextlib.contextmanager
-def registry(folder: Path) -> Iterator[str]:
-    """A registry's host and port."""
-    log = folder / "registry.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen([os.environ["REGISTRY"], "-port", "0"], stdin=subprocess.DEVNULL,
-                                   stdout=output, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + HANG_LIMIT
-        while not (found := re.search(r"serving on port (\d+)", log.read_text())):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
-        yield f"localhost:{found[1]}"
-    finally:
-        process.terminate()
-        process.wait(timeout=HANG_LIMIT)
-
-
 def test_a_registry_takes_the_image_and_gives_out_the_module_by_its_digest(tmp_path: Path) -> None:
     digest = written(tmp_path / "image")
     with registry(tmp_path) as host, httpx.Client(
             base_url=f"http://{host}/v2/aoai-filter", trust_env=False) as http:
-        pushed = subprocess.run(
-            [os.environ["CRANE"], "push", "--insecure", str(tmp_path / "image"),
-             f"{host}/aoai-filter:test"], stdout=subprocess.PIPE, text=True, check=True)
-        assert pushed.stdout.strip().endswith(f"@{digest}")
+        assert pushed(tmp_path / "image", host).endswith(f"@{digest}")
         manifest = http.get(f"/manifests/{digest}", headers={"accept": MANIFEST}).json()
         assert manifest["mediaType"] == MANIFEST
         # Istio and Envoy Gateway look for the module in the last layer.

@@ -14,7 +14,7 @@ from e2e.calls import own_answer
 from e2e.edits import CLUSTERS, Edit, module_at, put
 from e2e.gateway import ALL_CLUSTERS, LISTENER, Gateway
 from e2e.load import KEY, ONCE, PAIR, THROTTLED, TWICE, Load, Regions, Sent, deployment
-from e2e.rendering import wasm_module
+from e2e.modules import like_the_module
 
 Json = Dict[str, Any]
 Start = Callable[..., Gateway]
@@ -31,21 +31,8 @@ def regions(azure: AzureSim) -> Regions:
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> List[str]:
-    """The module, and two that are the same but for a section that says nothing. Envoy tells modules
-    apart by their bytes, and notices another path only."""
-    code, folder = Path(wasm_module()).read_bytes(), tmp_path_factory.mktemp("modules")
-    paths = [wasm_module()]
-    for number in (1, 2):
-        path = folder / f"aoai_filter-{number}.wasm"
-        path.write_bytes(code + section(f"build {number}", b"another"))
-        paths.append(str(path))
-    return paths
-
-
-def section(name: str, content: bytes) -> bytes:
-    """A custom section of a WebAssembly module, of less than 128 bytes."""
-    named = bytes([len(name)]) + name.encode() + content
-    return bytes([0, len(named)]) + named
+    """The module, and two that only Envoy takes for others."""
+    return like_the_module(tmp_path_factory.mktemp("modules"), 2)
 
 
 def assert_no_failure(gateway: Gateway) -> None:

@@ -30,6 +30,7 @@ use self::tls::RootCertificates;
 use crate::check::Summary;
 use crate::document::{self, LoadError};
 use crate::outcome::Outcome;
+use crate::render::destinations::Destinations;
 use crate::render::resolve;
 use crate::render::sign_in::sign_ins;
 
@@ -52,7 +53,7 @@ fn examine(options: &Options) -> Result<Outcome, Outcome> {
         Ok(sign_ins) => sign_ins,
         Err(problems) => return Ok(refuse(report, &problems)),
     };
-    resolve::check(&options.resolve, config, &sign_ins)
+    resolve::check(&options.resolve, &Destinations::of(config, &sign_ins, &[]))
         .map_err(|error| document::print_error(&error))?;
     check_endpoint(options, config).map_err(|error| document::print_error(&error))?;
 

@@ -6,11 +6,10 @@ use std::path::Path;
 use aoai_filter::identity::entra::LONGEST_CLIENT_CREDENTIAL;
 
 use super::sign_in::{SignIn, To};
-use super::yaml::indented;
 use super::yaml::scalar;
 
 /// The extension that Envoy needs for internal listeners; empty, where there are none.
-pub(super) fn extension(sign_ins: &[SignIn<'_>]) -> &'static str {
+pub(super) fn extension(sign_ins: &[&SignIn<'_>]) -> &'static str {
     if sign_ins.iter().all(|one| !matches!(one.to, To::File(_))) {
         return "";
     }
@@ -23,15 +22,15 @@ bootstrap_extensions:
 "
 }
 
-/// All of them as items of a list, on the level of `listeners`.
-pub(super) fn listeners(sign_ins: &[SignIn<'_>]) -> String {
-    let mut text = String::new();
+/// All of them as items of a list, the first with a comment above it.
+pub(super) fn listeners(sign_ins: &[&SignIn<'_>]) -> Vec<String> {
+    let mut all = Vec::new();
     for one in sign_ins {
         if let To::File(file) = one.to {
-            text += &listener(one.cluster, file, text.is_empty());
+            all.push(listener(one.cluster, file, all.is_empty()));
         }
     }
-    indented(&text, 2)
+    all
 }
 
 fn listener(cluster: &str, file: &str, first: bool) -> String {

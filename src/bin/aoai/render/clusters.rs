@@ -2,17 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use aoai_filter::config::{host_and_port, Backend, Config, SharedStore};
+use aoai_filter::config::{host_and_port, Backend, SharedStore};
 
 use super::client_credential;
-use super::filter::Stage;
-use super::monitoring;
-use super::options::Options;
+use super::destinations::Destinations;
+use super::filter::Filters;
+use super::options::Addresses;
 use super::pools::Pool;
-use super::ratelimit;
 use super::sign_in::{SignIn, To};
-use super::yaml::indented;
-use super::yaml::scalar;
+use super::yaml::{indented, scalar};
 
 /// The Instance Metadata Service.
 /// Source: Microsoft Learn, "Azure Instance Metadata Service".
@@ -21,55 +19,49 @@ const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 
 /// The port of envoyproxy/ratelimit for gRPC.
 const LIMITS_PORT: u16 = 8081;
 
-/// All of them as items of a list, on the level of `clusters`.
+/// All of them as items of a list, each with the comments that are above it.
 pub(super) fn clusters(
-    config: &Config,
-    options: &Options,
-    sign_ins: &[SignIn<'_>],
-    pools: &[Pool<'_>],
-) -> String {
-    let mut text = sign_ins.iter().map(|one| sign_in(one, options)).collect::<String>();
-    if config.listener.monitoring.is_some() {
-        text += &monitoring::cluster(options.admin_port);
+    destinations: &Destinations<'_>,
+    addresses: &Addresses,
+    filters: &Filters<'_>,
+) -> Vec<String> {
+    let Destinations { sign_ins, stores, backends, pools } = destinations;
+    let mut all: Vec<_> = sign_ins.iter().map(|one| sign_in(one, addresses)).collect();
+    all.extend(stores.iter().map(|store| limit_service(store, addresses)));
+    for (index, one) in backends.iter().enumerate() {
+        all.push(backend(one, addresses) + &keepalive(index == 0) + &limits(index == 0));
     }
-    text +=
-        &ratelimit::store(config).map(|store| limit_service(store, options)).unwrap_or_default();
-    for (index, one) in config.backends.iter().enumerate() {
-        text += &backend(one, options);
-        text += &keepalive(index == 0);
-        text += &limits(index == 0);
+    for (index, one) in pools.iter().enumerate() {
+        let comment = if index == 0 { POOLS } else { "" };
+        all.push(comment.to_owned() + &pool(one, index == 0, filters));
     }
-    if !pools.is_empty() {
-        text += "\
+    all
+}
+
+const POOLS: &str = "\
 # A pool for each ordered pair of a model's backends: the first attempt, the second, and then the
 # best of the rest. See the route's retries.
 ";
-    }
-    for (index, one) in pools.iter().enumerate() {
-        text += &pool(one, index == 0);
-    }
-    indented(&text, 2)
-}
 
-fn sign_in(one: &SignIn<'_>, options: &Options) -> String {
+fn sign_in(one: &SignIn<'_>, addresses: &Addresses) -> String {
     match one.to {
-        To::Metadata => metadata(one.cluster, options),
-        To::AppService(authority) => app_service(one.cluster, authority, options),
-        To::Entra(authority) => entra(one.cluster, authority, options),
+        To::Metadata => metadata(one.cluster, addresses),
+        To::AppService(authority) => app_service(one.cluster, authority, addresses),
+        To::Entra(authority) => entra(one.cluster, authority, addresses),
         To::File(_) => client_credential::cluster(one.cluster),
     }
 }
 
-fn metadata(cluster: &str, options: &Options) -> String {
-    let resolved = options.resolved(cluster).map(|one| one.address);
-    let address = resolved.or(options.identity).unwrap_or(METADATA);
+fn metadata(cluster: &str, addresses: &Addresses) -> String {
+    let resolved = addresses.resolved(cluster).map(|one| one.address);
+    let address = resolved.or(addresses.identity).unwrap_or(METADATA);
     let comment = "# The identity endpoint: link-local or on this machine, and plain HTTP.\n";
     comment.to_owned() + &single(cluster, &address.ip().to_string(), address.port(), "")
 }
 
-fn app_service(cluster: &str, authority: &str, options: &Options) -> String {
+fn app_service(cluster: &str, authority: &str, addresses: &Addresses) -> String {
     let (host, port) = host_and_port(authority, 80).unwrap_or((authority, 80));
-    let (comment, cluster) = match options.resolved(cluster).map(|one| one.address) {
+    let (comment, cluster) = match addresses.resolved(cluster).map(|one| one.address) {
         Some(address) => (
             format!("# Instead of {authority}, by --resolve.\n"),
             single(cluster, &address.ip().to_string(), address.port(), ""),
@@ -103,13 +95,17 @@ fn app_service(cluster: &str, authority: &str, options: &Options) -> String {
     )
 }
 
-fn entra(cluster: &str, authority: &str, options: &Options) -> String {
+fn entra(cluster: &str, authority: &str, addresses: &Addresses) -> String {
     let (host, port) = host_and_port(authority, 443).unwrap_or((authority, 443));
     let comment = "# Entra ID, which issues tokens for a client assertion or client secret.\n";
-    secure(&Place { cluster, authority, host, port, name: cluster, metadata: "" }, comment, options)
+    secure(
+        &Place { cluster, authority, host, port, name: cluster, metadata: "" },
+        comment,
+        addresses,
+    )
 }
 
-fn backend(backend: &Backend, options: &Options) -> String {
+fn backend(backend: &Backend, addresses: &Addresses) -> String {
     let name = scalar(&backend.name);
     let metadata =
         format!("        metadata: {{filter_metadata: {{aoai: {{backend: {name}}}}}}}\n");
@@ -122,19 +118,19 @@ fn backend(backend: &Backend, options: &Options) -> String {
         name: &backend.name,
         metadata: &metadata,
     };
-    secure(&place, "", options)
+    secure(&place, "", addresses)
 }
 
 /// The service that keeps the limits for all proxies.
-fn limit_service(store: &SharedStore, options: &Options) -> String {
+fn limit_service(store: &SharedStore, addresses: &Addresses) -> String {
     let SharedStore { cluster, endpoint, .. } = store;
     let authority = &endpoint.authority;
     let (host, port) = host_and_port(authority, LIMITS_PORT).unwrap_or((authority, LIMITS_PORT));
     let comment = "# The service that keeps the limits of subscriptions for all proxies.\n";
     let place = Place { cluster, authority, host, port, name: cluster, metadata: "" };
-    let mut text = match options.resolved(cluster) {
+    let mut text = match addresses.resolved(cluster) {
         None if !endpoint.tls => comment.to_owned() + &single(cluster, host, port, ""),
-        _ => secure(&place, comment, options),
+        _ => secure(&place, comment, addresses),
     };
     text += "  \
   typed_extension_protocol_options:
@@ -157,17 +153,17 @@ struct Place<'a> {
 }
 
 /// A cluster with TLS that verifies the certificate, at its own name or where `--resolve` says.
-fn secure(place: &Place<'_>, comment: &str, options: &Options) -> String {
+fn secure(place: &Place<'_>, comment: &str, addresses: &Addresses) -> String {
     let Place { cluster, authority, host, port, name, metadata } = *place;
-    let Some(resolved) = options.resolved(name) else {
+    let Some(resolved) = addresses.resolved(name) else {
         return comment.to_owned()
             + &single(cluster, host, port, metadata)
-            + &tls(host, &options.ca);
+            + &tls(host, &addresses.ca);
     };
     let (ip, port) = (resolved.address.ip().to_string(), resolved.address.port());
     let at = single(cluster, &ip, port, metadata);
     if resolved.tls {
-        let tls = tls(host, &options.ca);
+        let tls = tls(host, &addresses.ca);
         format!("# {authority} at this address, by --resolve.\n{at}{tls}")
     } else {
         format!("# Instead of {authority}, by --resolve: no TLS.\n{at}")
@@ -245,13 +241,13 @@ fn limits(first: bool) -> String {
     .to_owned()
 }
 
-fn pool(pool: &Pool<'_>, first: bool) -> String {
+fn pool(pool: &Pool<'_>, first: bool, filters: &Filters<'_>) -> String {
     let name = scalar(&pool.name);
     let members: Vec<_> =
         pool.order.iter().map(|placement| scalar(&placement.backend.cluster)).collect();
     let members = members.join(", ");
     let stage = if first {
-        let filter = Stage::Backend.filter(6);
+        let filter = indented(&filters.backend(), 6);
         format!(
             " &backend_stage
     envoy.extensions.upstreams.http.v3.HttpProtocolOptions:

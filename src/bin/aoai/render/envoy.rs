@@ -2,10 +2,11 @@
 //!
 //! Source of the shapes: Envoy's v3 API reference.
 
-use super::filter::Stage;
+use super::destinations::Destinations;
+use super::filter::{local, Delivery, Filters};
 use super::options::Options;
-use super::pools::pools;
-use super::sign_in::SignIn;
+use super::pools::Pool;
+use super::yaml::indented;
 use super::{client_credential, clusters, listener, monitoring, overload};
 use crate::document::Document;
 
@@ -26,31 +27,60 @@ stats_config:
 ";
 
 /// The bootstrap of a document.
-pub(super) fn bootstrap(document: &Document, options: &Options, sign_ins: &[SignIn<'_>]) -> String {
-    let pools = pools(&document.config);
+pub(super) fn bootstrap(
+    document: &Document,
+    options: &Options,
+    pools: &[Pool<'_>],
+    destinations: &Destinations<'_>,
+) -> String {
+    let filters = Filters { document, code: local(&options.wasm), delivery: in_place(pools) };
     let admin = options.admin_port;
-    let shares_vm = !pools.is_empty();
-    let gateway = Stage::Gateway { document, wasm: &options.wasm, shares_vm, off: false };
-    let listener = listener::listener(&document.config, options, &gateway, &pools);
+    let listener = listener::listener(&document.config, options, &filters, pools);
     let monitoring =
         document.config.listener.monitoring.as_ref().map(monitoring::listener).unwrap_or_default();
-    let credentials = client_credential::listeners(sign_ins);
-    let overload = overload::manager(&document.config.listener);
-    let extension = client_credential::extension(sign_ins);
-    let clusters = clusters::clusters(&document.config, options, sign_ins, &pools);
+    let credentials = indented(&client_credential::listeners(&destinations.sign_ins).concat(), 2);
+    let mut clusters = clusters::clusters(destinations, &options.addresses, &filters);
+    if document.config.listener.monitoring.is_some() {
+        clusters.push(monitoring::cluster(admin));
+    }
+    let clusters = indented(&clusters.concat(), 2);
+    let process = process(document, options, destinations);
     format!(
         "\
 # Envoy with aoai-filter, rendered by `aoai render envoy` from the document that is contained below.
 # To change it, change the document and render again.
-admin:
-  address:
-    socket_address: {{address: 127.0.0.1, port_value: {admin}}}
-  ignore_global_conn_limit: true
-{STATS_TAGS}{overload}{extension}
+{process}
 static_resources:
   listeners:
 {listener}{monitoring}{credentials}
   clusters:
 {clusters}"
     )
+}
+
+/// What is about the process as a whole, and takes effect when it starts.
+pub(super) fn process(
+    document: &Document,
+    options: &Options,
+    destinations: &Destinations<'_>,
+) -> String {
+    let admin = options.admin_port;
+    let overload = overload::manager(&document.config.listener);
+    let extension = client_credential::extension(&destinations.sign_ins);
+    format!(
+        "\
+admin:
+  address:
+    socket_address: {{address: 127.0.0.1, port_value: {admin}}}
+  ignore_global_conn_limit: true
+{STATS_TAGS}{overload}{extension}"
+    )
+}
+
+/// How the filters are delivered in one YAML document.
+pub(super) fn in_place(pools: &[Pool<'_>]) -> Delivery<'static> {
+    match pools {
+        [] => Delivery::Apart,
+        _ => Delivery::Together,
+    }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use aoai_filter::config::{Config, TlsFiles, BACKEND_CLUSTER_PREFIX, POOL_PREFIX};
 
-use super::filter::Stage;
+use super::filter::{Filters, WASM};
 use super::options::Options;
 use super::pools::Pool;
 use super::ratelimit;
@@ -14,7 +14,7 @@ use super::yaml::{indented, scalar};
 pub(super) fn listener(
     config: &Config,
     options: &Options,
-    gateway: &Stage<'_>,
+    filters: &Filters<'_>,
     pools: &[Pool<'_>],
 ) -> String {
     let listener = &config.listener;
@@ -27,8 +27,10 @@ pub(super) fn listener(
     };
     let body_limit = listener.body_limit;
     let tls = listener.tls.as_ref().map(tls).unwrap_or_default();
-    let filters = gateway.filter(10) + &indented(&ratelimit::filter(config, false), 10);
-    let host = indented(&virtual_host(config, pools, "[\"*\"]", false), 12);
+    let http_filters = filters.gateway(false) + &ratelimit::filter(config, false);
+    let http_filters = indented(&http_filters, 10);
+    let host = VirtualHost { config, pools, hosts: &[], enables: None, is_mesh: false };
+    let host = indented(&host.item(), 12);
     let early = indented(EARLY, 10);
     format!(
         "  \
@@ -56,11 +58,9 @@ pub(super) fn listener(
           stream_idle_timeout: 900s
           upgrade_configs: [{{upgrade_type: websocket}}]
 {early}          route_config:
-            # A route adds its header after the virtual host has removed a backend's.
-            most_specific_header_mutations_wins: true
             virtual_hosts:
 {host}          http_filters:
-{filters}          - name: envoy.filters.http.router
+{http_filters}          - name: envoy.filters.http.router
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
               suppress_envoy_headers: true
@@ -79,40 +79,138 @@ early_header_mutation_extensions:
     mutations: [{remove: x-aoai-cluster}]
 ";
 
-/// The virtual host of the gateway, for these domains, as an item of a list. Where the filters are `shared`, it
-/// enables them.
-pub(super) fn virtual_host(
-    config: &Config,
-    pools: &[Pool<'_>],
-    domains: &str,
-    shared: bool,
-) -> String {
-    let mut per_host = ratelimit::per_host(config);
-    if shared {
-        per_host = ENABLED.to_owned() + &per_host;
-    }
-    if !per_host.is_empty() {
-        per_host = "  typed_per_filter_config:\n".to_owned() + &indented(&per_host, 4);
-    }
-    let mut routes = routes(config, pools);
-    if shared {
-        routes += FALLBACK;
-    }
-    let routes = indented(&routes, 2);
-    format!(
-        "\
+/// The virtual host of the gateway.
+pub(super) struct VirtualHost<'a> {
+    pub(super) config: &'a Config,
+    pub(super) pools: &'a [Pool<'a>],
+    /// The hosts that callers use; none: all of them.
+    pub(super) hosts: &'a [String],
+    /// The gateway stage's filter, where it is off by default.
+    pub(super) enables: Option<&'a str>,
+    /// Whether the proxies of a mesh add headers of their own.
+    pub(super) is_mesh: bool,
+}
+
+impl VirtualHost<'_> {
+    /// The virtual host as an item of a list.
+    pub(super) fn item(&self) -> String {
+        let mut per_filter = self.enables.map(enabled).unwrap_or_default();
+        per_filter += &ratelimit::per_host(self.config);
+        if !per_filter.is_empty() {
+            per_filter = "  typed_per_filter_config:\n".to_owned() + &indented(&per_filter, 4);
+        }
+        let domains = self.domains();
+        let mut routes = self.routes();
+        if self.enables.is_some() {
+            routes += FALLBACK;
+        }
+        let routes = indented(&routes, 2);
+        format!(
+            "\
 - name: aoai
   domains: {domains}
+{per_filter}  # Clusters of backends and pools, and no others.
+  routes:
+{routes}"
+        )
+    }
+
+    /// The hosts that callers use, on any port, and those of the backends: the filter has the route chosen again
+    /// when it has written a backend's.
+    fn domains(&self) -> String {
+        if self.hosts.is_empty() {
+            return "[\"*\"]".to_owned();
+        }
+        let own = self.hosts.iter().flat_map(|host| [host.clone(), format!("{host}:*")]);
+        let backends = self.config.backends.iter().map(|one| one.endpoint.authority().to_owned());
+        let mut all: Vec<String> = Vec::new();
+        for domain in own.chain(backends) {
+            if !all.contains(&domain) {
+                all.push(domain);
+            }
+        }
+        let all: Vec<_> = all.iter().map(|domain| scalar(domain)).collect();
+        format!("[{}]", all.join(", "))
+    }
+
+    /// A route for each kind of cluster that the gateway stage may name: without the filter, and for other
+    /// clusters, there is no route.
+    fn routes(&self) -> String {
+        let custom = self.config.backends.iter().map(|backend| backend.cluster.as_str());
+        let custom = custom.filter(|cluster| !cluster.starts_with(BACKEND_CLUSTER_PREFIX));
+        let singles = std::iter::once(("prefix", BACKEND_CLUSTER_PREFIX))
+            .chain(custom.map(|one| ("exact", one)));
+        let mut text = self.pool_route();
+        for (kind, name) in singles {
+            let idle = if self.is_mesh { ", idle_timeout: 900s" } else { "" };
+            let route = format!("  route: {{cluster_header: x-aoai-cluster, timeout: 0s{idle}}}\n");
+            text += &self.matched(kind, name, &route, "");
+        }
+        text
+    }
+
+    /// The route of the pools, where there are any: Envoy retries at the next backend, at once and before the
+    /// first byte of a response, where the backend stage marks the response or a connection fails.
+    fn pool_route(&self) -> String {
+        let Some(longest) = self.pools.iter().map(|pool| pool.order.len()).max() else {
+            return String::new();
+        };
+        let retries = longest.saturating_sub(1);
+        let idle = if self.is_mesh { IDLE } else { "" };
+        let route = format!(
+            "  \
+  route:
+    cluster_header: x-aoai-cluster
+    timeout: 0s
+{idle}    # From one backend of a pool to the next, at once, until the first byte of a response.
+    retry_policy:
+      retry_on: retriable-headers,connect-failure,refused-stream,reset
+      retriable_headers: [{{name: x-aoai-retry, present_match: true}}]
+      num_retries: {retries}
+      retry_back_off: {{base_interval: 0.001s, max_interval: 0.002s}}
+      retry_priority:
+        name: envoy.retry_priorities.previous_priorities
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig
+          update_frequency: 1
+"
+        );
+        self.matched("prefix", POOL_PREFIX, &route, ATTEMPTS)
+    }
+
+    /// A route to the clusters whose name matches.
+    fn matched(&self, kind: &str, name: &str, route: &str, adds: &str) -> String {
+        let name = scalar(name);
+        let mesh = if self.is_mesh { MESH_HEADERS } else { "" };
+        format!(
+            "\
+- match: {{prefix: /, headers: [{{name: x-aoai-cluster, string_match: {{{kind}: {name}}}}}]}}
+{route}  request_headers_to_remove: [x-aoai-cluster, x-envoy-external-address, x-forwarded-for, x-request-id{mesh}]
   # Callers get these headers from Envoy and the filter only.
   response_headers_to_remove: [x-aoai-attempts, x-aoai-backend, x-aoai-cluster, x-aoai-diagnosis, x-aoai-reason, x-aoai-retry]
   response_headers_to_add:
   - header: {{key: x-aoai-backend, value: \"%UPSTREAM_METADATA(aoai:backend)%\"}}
     append_action: OVERWRITE_IF_EXISTS_OR_ADD
-{per_host}  # Clusters of backends and pools, and no others.
-  routes:
-{routes}"
-    )
+{adds}"
+        )
+    }
 }
+
+/// How long nothing may move in a stream, where the HTTP connection manager is not ours.
+const IDLE: &str = "    \
+    # A reasoning model may send nothing for minutes.
+    idle_timeout: 900s
+";
+
+/// What the route of the pools adds to a response.
+const ATTEMPTS: &str = "  \
+  - header: {key: x-aoai-attempts, value: \"%UPSTREAM_REQUEST_ATTEMPT_COUNT%\"}
+    append_action: OVERWRITE_IF_EXISTS_OR_ADD
+";
+
+/// The headers that Istio's proxies add to requests, of those that a backend need not see.
+const MESH_HEADERS: &str =
+    ", x-envoy-attempt-count, x-envoy-decorator-operation, x-envoy-peer-metadata, x-envoy-peer-metadata-id";
 
 /// A request that no route matches passes no filter that is off by default: this one matches each until the gateway
 /// stage has chosen a cluster.
@@ -122,12 +220,18 @@ const FALLBACK: &str = "\
   direct_response: {status: 404}
 ";
 
-/// What has requests of a virtual host pass the gateway stage that others pass by.
-const ENABLED: &str = "\
-aoai:
+/// What has requests of a virtual host pass a filter that others pass by. The filter has no configuration by host:
+/// Envoy ignores the one that is here, without which control planes written in Go could not read this.
+fn enabled(filter: &str) -> String {
+    format!(
+        "\
+{filter}:
   \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig
-  config: {}
-";
+  is_optional: true
+  config: {{\"@type\": {WASM}}}
+"
+    )
+}
 
 fn tls(files: &TlsFiles) -> String {
     let (certificate, key) = (scalar(&files.certificate), scalar(&files.key));
@@ -143,63 +247,6 @@ fn tls(files: &TlsFiles) -> String {
             tls_certificates:
             - certificate_chain: {{filename: {certificate}}}
               private_key: {{filename: {key}}}
-"
-    )
-}
-
-/// A route for each kind of cluster that the gateway stage may name: without the filter, and for other
-/// clusters, there is no route.
-fn routes(config: &Config, pools: &[Pool<'_>]) -> String {
-    let custom = config.backends.iter().map(|backend| backend.cluster.as_str());
-    let custom = custom.filter(|cluster| !cluster.starts_with(BACKEND_CLUSTER_PREFIX));
-    let singles =
-        std::iter::once(("prefix", BACKEND_CLUSTER_PREFIX)).chain(custom.map(|one| ("exact", one)));
-    let mut text = pool_route(pools);
-    for (kind, name) in singles {
-        let route = "  route: {cluster_header: x-aoai-cluster, timeout: 0s}\n";
-        text += &matched(kind, name, route);
-    }
-    text
-}
-
-/// The route of the pools, where there are any: Envoy retries at the next backend, at once and before the
-/// first byte of a response, where the backend stage marks the response or a connection fails.
-fn pool_route(pools: &[Pool<'_>]) -> String {
-    let Some(longest) = pools.iter().map(|pool| pool.order.len()).max() else {
-        return String::new();
-    };
-    let retries = longest.saturating_sub(1);
-    let route = format!(
-        "  \
-  route:
-    cluster_header: x-aoai-cluster
-    timeout: 0s
-    # From one backend of a pool to the next, at once, until the first byte of a response.
-    retry_policy:
-      retry_on: retriable-headers,connect-failure,refused-stream,reset
-      retriable_headers: [{{name: x-aoai-retry, present_match: true}}]
-      num_retries: {retries}
-      retry_back_off: {{base_interval: 0.001s, max_interval: 0.002s}}
-      retry_priority:
-        name: envoy.retry_priorities.previous_priorities
-        typed_config:
-          \"@type\": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig
-          update_frequency: 1
-  response_headers_to_add:
-  - header: {{key: x-aoai-attempts, value: \"%UPSTREAM_REQUEST_ATTEMPT_COUNT%\"}}
-    append_action: OVERWRITE_IF_EXISTS_OR_ADD
-"
-    );
-    matched("prefix", POOL_PREFIX, &route)
-}
-
-/// A route to the clusters whose name matches.
-fn matched(kind: &str, name: &str, route: &str) -> String {
-    let name = scalar(name);
-    format!(
-        "\
-- match: {{prefix: /, headers: [{{name: x-aoai-cluster, string_match: {{{kind}: {name}}}}}]}}
-{route}  request_headers_to_remove: [x-aoai-cluster, x-envoy-external-address, x-forwarded-for, x-request-id]
 "
     )
 }

@@ -2,8 +2,11 @@
 
 mod client_credential;
 mod clusters;
+mod config_source;
+pub(crate) mod destinations;
 mod envoy;
 mod filter;
+mod istio;
 mod listener;
 mod monitoring;
 mod options;
@@ -13,16 +16,21 @@ mod pools;
 mod ratelimit;
 pub(crate) mod resolve;
 pub(crate) mod sign_in;
+mod xds;
 mod yaml;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use aoai_filter::config::{Config, Problem};
 use clap::Subcommand;
 
+use self::destinations::Destinations;
 use self::options::Options;
-use crate::document;
+use self::pools::Pool;
+use self::sign_in::SignIn;
+use crate::document::{self, Document};
 use crate::outcome::Outcome;
 
 /// What to render.
@@ -41,8 +49,28 @@ pub(crate) enum Command {
   aoai render envoy gateway.yaml --wasm /etc/envoy/aoai_filter.wasm
   aoai render envoy gateway.yaml --identity 127.0.0.1:8000
   aoai render envoy gateway.yaml --resolve eastus=https://10.1.0.4:443
-  aoai render envoy gateway.yaml --parts --host ai.example.com")]
+  aoai render envoy gateway.yaml --parts --host ai.example.com
+  aoai render envoy gateway.yaml --xds /etc/aoai && envoy -c /etc/aoai/bootstrap.yaml")]
     Envoy(Options),
+    /// Print the resources that bring a configuration into an Istio mesh
+    ///
+    /// A Gateway, or a ServiceEntry for sidecars; EnvoyFilters with the filter, its routes and the clusters; a
+    /// ConfigMap with the labels of the metrics. The section istio of the document says which proxies are
+    /// meant, by which hosts and port callers reach them, and where they get the module from. The same
+    /// document always renders to the same resources.
+    ///
+    /// Exit status: 0 when they are printed, 1 when the document has problems, which are printed instead, 2
+    /// when the file cannot be read or an option does not fit the document.
+    #[command(after_help = "Examples:
+  aoai render istio gateway.yaml | kubectl apply --server-side -f -
+  aoai render istio gateway.yaml --identity 127.0.0.1:8000
+
+Adding and removing backends without losing a request:
+  aoai render istio old.yaml --clusters-of new.yaml | kubectl apply --server-side -f -
+  aoai render istio new.yaml --clusters-of old.yaml | kubectl apply --server-side -f -
+  aoai render istio new.yaml | kubectl apply --server-side -f -
+Between two steps, istioctl proxy-status says when the proxies have the first.")]
+    Istio(istio::Options),
     /// Print the configuration of envoyproxy/ratelimit for a configuration
     ///
     /// With limits.store: ratelimit, the service keeps the limits of all subscriptions for all proxies
@@ -63,6 +91,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> ExitCode {
     let rendered = match command {
         Command::Envoy(options) => bootstrap(options),
+        Command::Istio(options) => mesh(options),
         Command::Ratelimit { file } => limits(file),
     };
     rendered.map_or_else(|outcome| outcome, |text| print(&text)).into()
@@ -82,19 +111,91 @@ fn limits(file: &Path) -> Result<String, Outcome> {
 #[error("the document keeps its limits in the proxies: expected limits.store: ratelimit")]
 struct NoService;
 
-/// The bootstrap. Prints the error, if there is one.
+/// The bootstrap, or nothing where files are written instead. Prints the error, if there is one.
 fn bootstrap(options: &Options) -> Result<String, Outcome> {
     let document = document::open(&options.file)?;
-    let sign_ins = sign_in::sign_ins(&document.config)
-        .map_err(|problems| document::report(&options.file, &problems))?;
-    if let Some(problem) = ratelimit::problem(&document.config, &sign_ins) {
-        return Err(document::report(&options.file, &problem.into()));
+    let other = Other::open(options.clusters_of.as_deref())?;
+    let config = &document.config;
+    let sign_ins = sign_ins(&options.file, config)?;
+    let pools = pools::pools(config);
+    let others = other.as_ref().map(Other::parts).transpose()?;
+    let destinations = Destinations::of(config, &sign_ins, &pools);
+    let destinations = both(destinations, other.as_ref(), others.as_ref());
+    options.check(config, &destinations).map_err(|error| document::print_error(&error))?;
+    if let Some(directory) = &options.xds {
+        let at = options.xds_at.as_ref().unwrap_or(directory);
+        let files = xds::files(&document, options, at, &pools, &destinations);
+        xds::write(directory, &files).map_err(|error| document::print_error(&error))?;
+        return Ok(String::new());
     }
-    options.check(&document.config, &sign_ins).map_err(|error| document::print_error(&error))?;
     Ok(match options.parts {
-        true => parts::parts(&document, options, &sign_ins),
-        false => envoy::bootstrap(&document, options, &sign_ins),
+        true => parts::parts(&document, options, &pools, &destinations),
+        false => envoy::bootstrap(&document, options, &pools, &destinations),
     })
+}
+
+/// The resources for an Istio mesh. Prints the error, if there is one.
+fn mesh(options: &istio::Options) -> Result<String, Outcome> {
+    let istio::Options { file, clusters_of, addresses } = options;
+    let document = document::open(file)?;
+    let other = Other::open(clusters_of.as_deref())?;
+    let config = &document.config;
+    let sign_ins = sign_ins(file, config)?;
+    let Some(istio) = &config.istio else {
+        let expected = "missing; expected which proxies of the mesh are meant, and their module";
+        return Err(document::report(file, &Problem::new("istio", expected).into()));
+    };
+    let pools = pools::pools(config);
+    let others = other.as_ref().map(Other::parts).transpose()?;
+    let destinations = Destinations::of(config, &sign_ins, &pools);
+    let destinations = both(destinations, other.as_ref(), others.as_ref());
+    addresses.check(&destinations).map_err(|error| document::print_error(&error))?;
+    Ok(istio::render(&document, istio, addresses, &pools, &destinations))
+}
+
+/// The destinations of a document, and those of the other one, where there is one.
+fn both<'a>(
+    own: Destinations<'a>,
+    other: Option<&'a Other<'_>>,
+    parts: Option<&'a OtherParts<'a>>,
+) -> Destinations<'a> {
+    match (other, parts) {
+        (Some(other), Some((sign_ins, pools))) => {
+            own.and(Destinations::of(&other.document.config, sign_ins, pools))
+        }
+        _ => own,
+    }
+}
+
+/// The clusters of the other document's identities, and its pools.
+type OtherParts<'d> = (Vec<SignIn<'d>>, Vec<Pool<'d>>);
+
+/// The other document of a step between two.
+struct Other<'f> {
+    file: &'f Path,
+    document: Document,
+}
+
+impl<'f> Other<'f> {
+    fn open(file: Option<&'f Path>) -> Result<Option<Self>, Outcome> {
+        file.map(|file| Ok(Self { file, document: document::open(file)? })).transpose()
+    }
+
+    /// What its destinations are made from.
+    fn parts(&self) -> Result<OtherParts<'_>, Outcome> {
+        let config = &self.document.config;
+        Ok((sign_ins(self.file, config)?, pools::pools(config)))
+    }
+}
+
+/// The clusters of the identities. Prints the problems, if there are any.
+fn sign_ins<'d>(file: &Path, config: &'d Config) -> Result<Vec<SignIn<'d>>, Outcome> {
+    let sign_ins =
+        sign_in::sign_ins(config).map_err(|problems| document::report(file, &problems))?;
+    match ratelimit::problem(config, &sign_ins) {
+        Some(problem) => Err(document::report(file, &problem.into())),
+        None => Ok(sign_ins),
+    }
 }
 
 fn print(text: &str) -> Outcome {

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use aoai_filter::config::Config;
+use aoai_filter::config::{is_host, Config};
 use clap::Args;
 
+use super::destinations::Destinations;
 use super::resolve::{self, Resolve, ResolveError};
-use super::sign_in::{SignIn, To};
+use super::sign_in::To;
 
 /// Options: what the document does not contain.
 #[derive(Args)]
@@ -32,6 +33,28 @@ pub(crate) struct Options {
     /// A host that callers use, with --parts. Repeatable
     #[arg(long, value_name = "NAME", requires = "parts", value_parser = host)]
     pub(super) host: Vec<String>,
+    /// Write files into this directory that Envoy follows, instead of printing a bootstrap
+    ///
+    /// Start Envoy with its bootstrap.yaml. Keys, backends and modules are replaced without a restart, by
+    /// rendering into the same directory again. No reader ever sees a part of a file.
+    #[arg(long, value_name = "DIR", conflicts_with = "parts")]
+    pub(super) xds: Option<PathBuf>,
+    /// The path of that directory on the machine where Envoy runs [default: DIR]
+    #[arg(long, value_name = "PATH", requires = "xds")]
+    pub(super) xds_at: Option<PathBuf>,
+    /// Render the clusters of this document as well, for the steps between two documents
+    ///
+    /// When backends are added or removed, no request is lost in three steps: the old document with the
+    /// clusters of the new one, the new document with the clusters of the old one, the new document alone.
+    #[arg(long, value_name = "FILE", requires = "xds")]
+    pub(super) clusters_of: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) addresses: Addresses,
+}
+
+/// Options: addresses, of which the document has names only.
+#[derive(Args)]
+pub(crate) struct Addresses {
     /// The address of the endpoint of managed identities [default: 169.254.169.254:80]
     #[arg(long, value_name = "IP:PORT")]
     pub(super) identity: Option<SocketAddr>,
@@ -47,35 +70,39 @@ pub(crate) struct Options {
     pub(super) resolve: Vec<Resolve>,
 }
 
-impl Options {
+impl Addresses {
     /// The address of a backend or a cluster, where `--resolve` sets one.
     pub(super) fn resolved(&self, name: &str) -> Option<&Resolve> {
         resolve::resolved(&self.resolve, name)
     }
 
-    pub(super) fn check(
-        &self,
-        config: &Config,
-        sign_ins: &[SignIn<'_>],
-    ) -> Result<(), OptionError> {
+    pub(super) fn check(&self, destinations: &Destinations<'_>) -> Result<(), OptionError> {
+        let sign_ins = &destinations.sign_ins;
         if self.identity.is_some() && sign_ins.iter().all(|one| one.to != To::Metadata) {
             return Err(OptionError::NoMetadata);
         }
+        Ok(resolve::check(&self.resolve, destinations)?)
+    }
+}
+
+impl Options {
+    pub(super) fn check(
+        &self,
+        config: &Config,
+        destinations: &Destinations<'_>,
+    ) -> Result<(), OptionError> {
         if self.parts && config.listener.monitoring.is_some() {
             return Err(OptionError::MonitoringOfParts);
         }
         if self.admin_port == 0 && config.listener.monitoring.is_some() {
             return Err(OptionError::UnknownAdminPort);
         }
-        Ok(resolve::check(&self.resolve, config, sign_ins)?)
+        self.addresses.check(destinations)
     }
 }
 
 /// A host as a virtual host has it: Envoy adds the ports.
 fn host(text: &str) -> Result<String, String> {
-    let is_host = |text: &str| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))
-    };
     match is_host(text) {
         true => Ok(text.to_ascii_lowercase()),
         false => Err("expected a host name without a port, such as ai.example.com".to_owned()),

@@ -6,7 +6,7 @@ use aoai_filter::config::Config;
 use aoai_filter::routing::pool::Order;
 
 /// A pool: a cluster that tries some backends in their order.
-pub(super) struct Pool<'c> {
+pub(crate) struct Pool<'c> {
     pub(super) name: String,
     pub(super) order: Order<'c>,
 }

@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use aoai_filter::config::Config;
-
-use super::ratelimit;
-use super::sign_in::{SignIn, To};
+use super::destinations::Destinations;
+use super::sign_in::To;
 
 /// A backend, or a cluster of an identity, and its address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,16 +39,13 @@ pub(crate) fn resolved<'r>(all: &'r [Resolve], name: &str) -> Option<&'r Resolve
 }
 
 /// Checks that each `--resolve` names exactly one backend or cluster, and none twice.
-pub(crate) fn check(
-    all: &[Resolve],
-    config: &Config,
-    sign_ins: &[SignIn<'_>],
-) -> Result<(), ResolveError> {
+pub(crate) fn check(all: &[Resolve], destinations: &Destinations<'_>) -> Result<(), ResolveError> {
     for (index, one) in all.iter().enumerate() {
         let name = one.name.clone();
-        let is_backend = config.backends.iter().any(|known| known.name == name);
-        let sign_in = sign_ins.iter().find(|known| known.cluster == name).map(|known| known.to);
-        let is_limits = ratelimit::store(config).is_some_and(|store| store.cluster == name);
+        let is_backend = destinations.backends.iter().any(|known| known.name == name);
+        let sign_in =
+            destinations.sign_ins.iter().find(|known| known.cluster == name).map(|known| known.to);
+        let is_limits = destinations.stores.iter().any(|store| store.cluster == name);
         match sign_in {
             None if is_limits && !is_backend => {}
             None if !is_backend => return Err(ResolveError::Unknown { name }),

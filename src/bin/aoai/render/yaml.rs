@@ -53,6 +53,21 @@ pub(super) fn indented(text: &str, by: usize) -> String {
     text.lines().map(|line| format!("{}{line}\n", " ".repeat(by))).collect()
 }
 
+/// Each line of a text, further to the left.
+pub(super) fn outdented(text: &str, by: usize) -> String {
+    text.lines().map(|line| format!("{}\n", line.get(by..).unwrap_or_default())).collect()
+}
+
+/// An item of a list, apart from it: the comments above it, and the value.
+pub(super) fn item(text: &str) -> (String, String) {
+    let start =
+        text.lines().take_while(|line| line.starts_with('#')).map(|line| line.len() + 1).sum();
+    let (comments, item) = text.split_at_checked(start).unwrap_or(("", text));
+    // The dash and its space, or the indentation of what follows.
+    let value = item.lines().map(|line| format!("{}\n", line.get(2..).unwrap_or_default()));
+    (comments.to_owned(), value.collect())
+}
+
 /// The fields of an object, a line for each that fits on one. Every line ends, and is indented by
 /// this many spaces.
 pub(super) fn fields(object: &Node, indent: usize) -> String {
