@@ -23,6 +23,16 @@ in-envoy = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
   "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup
 
+# The same in a mesh of Istio's, with a real istiod and its proxies' agent.
+in-mesh = for command in pilot-discovery pilot-agent istioctl bootstrap; do .ci/istio $$command >/dev/null || exit 1; done && \
+  ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
+  PILOT_DISCOVERY=$$(.ci/istio pilot-discovery) && PILOT_AGENT=$$(.ci/istio pilot-agent) && \
+  ISTIOCTL=$$(.ci/istio istioctl) && ISTIO_BOOTSTRAP=$$(.ci/istio bootstrap) && \
+  RATELIMIT=$$(.ci/ratelimit) && CRANE=$$(.ci/crane crane) && REGISTRY=$$(.ci/crane registry) && \
+  export PILOT_DISCOVERY PILOT_AGENT ISTIOCTL ISTIO_BOOTSTRAP RATELIMIT CRANE REGISTRY && \
+  AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
+  "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup tests/istio
+
 # A scenario of tests/chaos in an Envoy.
 scenario = ENVOY=$$(envoy/get-envoy) && export ENVOY && \
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) "$$(.ci/python)" tests/chaos $(1) $(ARGS)
@@ -78,13 +88,21 @@ test-native: cargo ## The core and the tool, without Envoy
 
 .PHONY: test-e2e
 test-e2e: wasm tools ## The module in a real Envoy (ARGS="-k name" to choose)
-	@$(call in-envoy,) tests $(ARGS)
+	@$(call in-envoy,) tests --ignore tests/istio $(ARGS)
 
 # One worker or two is a question to the module, not to the version: in the oldest, two will do.
 .PHONY: test-compat
 test-compat: wasm tools ## As test-e2e, in the oldest Envoy that works and in the current one (or in ENVOY)
 	@$(call in-envoy,$(ENVOY_OLDEST)) tests/e2e -k 'not 1-worker' $(ARGS)
-	@$(call in-envoy,$(if $(ENVOY),,$(ENVOY_VERSION))) tests $(ARGS)
+	@$(call in-envoy,$(if $(ENVOY),,$(ENVOY_VERSION))) tests --ignore tests/istio $(ARGS)
+
+# Where Istio cannot be built, that is a failure of CI's alone.
+.PHONY: test-istio
+test-istio: wasm tools ## The module in an Istio mesh, in the oldest Envoy and in the current one (builds istiod once: minutes)
+	@if ! .ci/istio pilot-discovery >/dev/null && ! test "$$CI" = true; then \
+	  printf '\n*** Istio could not be built: the mesh is NOT tested here ***\n\n' >&2; exit 0; fi; \
+	{ $(call in-mesh,$(ENVOY_OLDEST)) -k 'not 1-worker' $(ARGS); } && \
+	{ $(call in-mesh,$(if $(ENVOY),,$(ENVOY_VERSION))) $(ARGS); }
 
 .PHONY: fuzz
 fuzz: cargo ## Feed every parser FUZZ_CASES inputs that are nearly right (FUZZ_SEED to repeat a run, ARGS to choose)

@@ -1,0 +1,109 @@
+"""Workloads of a mesh call Azure OpenAI by their own sidecars."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator
+
+import openai
+import pytest
+
+from azure_sim import AzureSim, errors
+from e2e import config
+from e2e.calls import Call, chat, own_answer
+from e2e.rendering import free_port
+from e2e.wire import Connection, Response
+from istio.control_plane import Istiod
+from istio.mesh import at_gateway, resources_for
+from istio.proxy import Proxy
+
+Json = Dict[str, Any]
+KEY = "aoai_the-search-teams-key-0001"
+HOST = "ai.example.test"
+REGIONS = ("eastus", "sweden")
+POOL, SINGLE = "gpt-4o", "gpt-4o-mini"
+NAMESPACE = "search"
+# Another host that the same workloads call, on the same port.
+OTHER = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: other, namespace: search}
+spec:
+  hosts: [other.example.test]
+  ports: [{number: PORT, name: http, protocol: HTTP}]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  endpoints: [{address: 127.0.0.1, ports: {http: SERVER}}]
+"""
+
+
+class Sidecar:
+    """A workload's sidecar, and the port by which the workload calls."""
+
+    def __init__(self, istiod: Istiod, port: int, labels: Dict[str, str], workers: int) -> None:
+        # Without iptables, which would lead a workload's calls to the sidecar.
+        self.envoy = Proxy(istiod, kind="sidecar", namespace=NAMESPACE, labels=labels,
+                           workers=workers, environment={"ISTIO_META_INTERCEPTION_MODE": "NONE"})
+        self.port = port
+        self.envoy.wait_until(
+            lambda: port if port in self.envoy._listeners().values() else None, "listener")
+
+    def ask(self, call: Call, host: str = HOST) -> Response:
+        with Connection(self.port) as connection:
+            return connection.exchange(
+                Call(call.target, call.headers, call.body, call.method, host).raw())
+
+
+@pytest.fixture(scope="module")
+def document(azure: AzureSim) -> Json:
+    for name in REGIONS:
+        azure.add_resource(name, host=f"contoso-{name}.openai.azure.com",
+                           deployments={POOL: POOL, SINGLE: SINGLE})
+    resources = [azure.resources[name] for name in REGIONS]
+    return config.config(
+        subscriptions=[config.subscription("team", key=KEY)],
+        backends=[config.backend(resource) for resource in resources],
+        models=[config.model(POOL, *(config.route(one, priority=rank)
+                                     for rank, one in enumerate(resources))),
+                config.model(SINGLE, resources[0])])
+
+
+@pytest.fixture(scope="module")
+def sidecar(azure: AzureSim, document: Json, workers: int) -> Iterator[Sidecar]:
+    port = free_port()
+    text = resources_for(azure, at_gateway(
+        document, port, attach="sidecar", namespace=NAMESPACE, selector={"app": "search"},
+        hosts=[HOST]))
+    with Istiod() as istiod:
+        istiod.apply("aoai", text)
+        istiod.apply("other", OTHER.replace("PORT", str(port)).replace(
+            "SERVER", str(azure.resources["sweden"].port)))
+        found = Sidecar(istiod, port, {"app": "search"}, workers)
+        with found.envoy:
+            yield found
+
+
+@pytest.mark.parametrize("model", [POOL, SINGLE])
+def test_a_workload_calls_with_its_key(sidecar: Sidecar, model: str) -> None:
+    answer = sidecar.ask(chat(model, ("api-key", KEY)))
+    assert (answer.status, answer.head.values("x-aoai-backend")) == (200, ["eastus"])
+    own_answer(sidecar.ask(chat(model, ("api-key", "wrong"))), "unknown_key", hidden=["wrong"])
+
+
+def test_a_throttled_request_moves_on_and_a_stream_is_served(
+        sidecar: Sidecar, azure: AzureSim) -> None:
+    azure.resources["eastus"].script.then(errors.throttled(retry_after_ms="1"))
+    answer = sidecar.ask(chat(POOL, ("api-key", KEY)))
+    assert [answer.head.values(f"x-aoai-{name}") for name in ("backend", "attempts")] == [
+        ["sweden"], ["2"]]
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{sidecar.port}/openai/v1/", api_key=KEY,
+                       default_headers={"host": HOST}) as client:
+        chunks = list(client.chat.completions.create(
+            model=SINGLE, messages=[{"role": "user", "content": "hi"}], stream=True))
+    assert "".join(one.choices[0].delta.content or "" for one in chunks) == "answer from eastus"
+
+
+def test_calls_of_other_hosts_go_where_they_went(sidecar: Sidecar, azure: AzureSim) -> None:
+    answer = sidecar.ask(chat(SINGLE, ("api-key", KEY)), "other.example.test")
+    assert answer.status == 404 and not answer.head.values("x-aoai-reason")
+    [seen] = azure.resources["sweden"].requests
+    assert (seen.host, seen.header("authorization")) == ("other.example.test", None)
