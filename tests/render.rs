@@ -100,6 +100,34 @@ fn what_is_rendered_is_what_the_repository_has() {
     }
 }
 
+/// The files that a gateway in Kubernetes follows.
+#[test]
+fn the_files_of_the_gateway_in_kubernetes_are_what_its_document_renders_to() {
+    const DOCUMENT: &str = "envoy/kubernetes/gateway.yaml";
+    let directory = std::env::temp_dir().join(format!("aoai-kubernetes-{}", std::process::id()));
+    let path = directory.to_str().unwrap();
+    let options = ["--wasm=/module/plugin.wasm", "--xds", path, "--xds-at=/etc/aoai"];
+    assert_eq!(rendered(DOCUMENT, &options), "");
+    let mut names: Vec<_> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let files = [
+        "bootstrap.yaml",
+        "cds.yaml",
+        "ecds-aoai.backend.yaml",
+        "ecds-aoai.gateway.yaml",
+        "lds.yaml",
+    ];
+    assert_eq!(names, files);
+    for name in files {
+        let found = std::fs::read_to_string(directory.join(name)).unwrap();
+        assert_is(&format!("envoy/kubernetes/xds/{name}"), &found, DOCUMENT);
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
 fn assert_is(file: &str, found: &str, document: &str) {
     if std::env::var_os("AOAI_RENDER").is_some_and(|value| value == "write") {
         std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), found).unwrap();
