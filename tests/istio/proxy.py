@@ -60,9 +60,9 @@ class Proxy(Envoy):
         ]
         self._start(command, variables)
 
-    def listens(self, port: int) -> int:
-        """The port, once a listener of the mesh has it."""
-        return self.port(f"0.0.0.0_{port}")
+    def listens(self, port: int) -> None:
+        """Returns once a listener of the mesh has this port."""
+        self.wait_until(lambda: port in self._listeners().values(), f"listener at {port}")
 
     def _working_directory(self) -> Optional[Path]:
         # Sockets and downloaded modules are beside it.

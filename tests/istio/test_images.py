@@ -10,17 +10,14 @@ from typing import Any, Dict, Iterator, List
 import pytest
 
 from azure_sim import AzureSim
-from e2e import config
 from e2e.calls import chat, send
 from e2e.callers import Callers
 from e2e.images import pushed, registry, written
 from e2e.modules import like_the_module
 from istio.mesh import Mesh
+from istio.regions import KEY, POOL, SINGLE, document_of_two
 
 Json = Dict[str, Any]
-KEY = "aoai_the-search-teams-key-0001"
-REGIONS = ("eastus", "sweden")
-POOL, SINGLE = "gpt-4o", "gpt-4o-mini"
 MANY = 10_000
 
 
@@ -54,16 +51,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[List[str]]:
 
 @pytest.fixture(scope="module")
 def document(azure: AzureSim) -> Json:
-    for name in REGIONS:
-        azure.add_resource(name, host=f"contoso-{name}.openai.azure.com",
-                           deployments={POOL: POOL, SINGLE: SINGLE})
-    resources = [azure.resources[name] for name in REGIONS]
-    return config.config(
-        subscriptions=[config.subscription("team", key=KEY)],
-        backends=[config.backend(resource) for resource in resources],
-        models=[config.model(POOL, *(config.route(one, priority=rank)
-                                     for rank, one in enumerate(resources))),
-                config.model(SINGLE, resources[0])])
+    return document_of_two(azure)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,11 @@ from e2e.limit_service import LimitService
 from e2e.rendering import at
 from e2e.wire import Response
 from istio.mesh import Mesh
+from istio.regions import KEY, POOL, SINGLE, document_of_two
 
 Json = Dict[str, Any]
-KEY, LIMITED = "aoai_the-search-teams-key-0001", "aoai_the-limited-teams-key-02"
+LIMITED = "aoai_the-limited-teams-key-02"
 HOST = "ai.example.test"
-REGIONS = ("eastus", "sweden")
-POOL, SINGLE = "gpt-4o", "gpt-4o-mini"
 # What is there before: a gateway for all hosts, and a shop for all of them. PORT is the gateway's.
 SHOP = """\
 apiVersion: networking.istio.io/v1
@@ -44,19 +43,10 @@ spec:
 
 @pytest.fixture(scope="module")
 def document(azure: AzureSim) -> Json:
-    for name in REGIONS:
-        azure.add_resource(name, host=f"contoso-{name}.openai.azure.com",
-                           deployments={POOL: POOL, SINGLE: SINGLE})
-    resources = [azure.resources[name] for name in REGIONS]
-    return config.config(
-        limits={"store": "ratelimit"},
-        subscriptions=[config.subscription("team", key=KEY),
-                       config.subscription("limited", key=LIMITED, limits={
-                           "quota": {"tokens": 1, "period": "year"}})],
-        backends=[config.backend(resource) for resource in resources],
-        models=[config.model(POOL, *(config.route(one, priority=rank)
-                                     for rank, one in enumerate(resources))),
-                config.model(SINGLE, resources[0])])
+    return document_of_two(azure, limits={"store": "ratelimit"}, subscriptions=[
+        config.subscription("team", key=KEY),
+        config.subscription("limited", key=LIMITED, limits={
+            "quota": {"tokens": 1, "period": "year"}})])
 
 
 @pytest.fixture(scope="module")

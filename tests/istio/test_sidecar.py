@@ -8,19 +8,16 @@ import openai
 import pytest
 
 from azure_sim import AzureSim, errors
-from e2e import config
 from e2e.calls import Call, chat, own_answer
 from e2e.rendering import free_port
 from e2e.wire import Connection, Response
 from istio.control_plane import Istiod
 from istio.mesh import at_gateway, resources_for
 from istio.proxy import Proxy
+from istio.regions import KEY, POOL, SINGLE, document_of_two
 
 Json = Dict[str, Any]
-KEY = "aoai_the-search-teams-key-0001"
 HOST = "ai.example.test"
-REGIONS = ("eastus", "sweden")
-POOL, SINGLE = "gpt-4o", "gpt-4o-mini"
 NAMESPACE = "search"
 # Another host that the same workloads call, on the same port.
 OTHER = """\
@@ -44,8 +41,7 @@ class Sidecar:
         self.envoy = Proxy(istiod, kind="sidecar", namespace=NAMESPACE, labels=labels,
                            workers=workers, environment={"ISTIO_META_INTERCEPTION_MODE": "NONE"})
         self.port = port
-        self.envoy.wait_until(
-            lambda: port if port in self.envoy._listeners().values() else None, "listener")
+        self.envoy.listens(port)
 
     def ask(self, call: Call, host: str = HOST) -> Response:
         with Connection(self.port) as connection:
@@ -55,16 +51,7 @@ class Sidecar:
 
 @pytest.fixture(scope="module")
 def document(azure: AzureSim) -> Json:
-    for name in REGIONS:
-        azure.add_resource(name, host=f"contoso-{name}.openai.azure.com",
-                           deployments={POOL: POOL, SINGLE: SINGLE})
-    resources = [azure.resources[name] for name in REGIONS]
-    return config.config(
-        subscriptions=[config.subscription("team", key=KEY)],
-        backends=[config.backend(resource) for resource in resources],
-        models=[config.model(POOL, *(config.route(one, priority=rank)
-                                     for rank, one in enumerate(resources))),
-                config.model(SINGLE, resources[0])])
+    return document_of_two(azure)
 
 
 @pytest.fixture(scope="module")
