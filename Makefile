@@ -24,8 +24,7 @@ in-envoy = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version
   "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup
 
 # The same in a mesh of Istio's, with a real istiod and its proxies' agent.
-in-mesh = for command in pilot-discovery pilot-agent istioctl bootstrap; do .ci/istio $$command >/dev/null || exit 1; done && \
-  ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
+in-mesh = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
   PILOT_DISCOVERY=$$(.ci/istio pilot-discovery) && PILOT_AGENT=$$(.ci/istio pilot-agent) && \
   ISTIOCTL=$$(.ci/istio istioctl) && ISTIO_BOOTSTRAP=$$(.ci/istio bootstrap) && \
   RATELIMIT=$$(.ci/ratelimit) && CRANE=$$(.ci/crane crane) && REGISTRY=$$(.ci/crane registry) && \

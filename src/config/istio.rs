@@ -4,6 +4,7 @@ use super::listener::port;
 use super::problem::quoted;
 use super::reader::{Object, Reader};
 use super::types::{Attach, GatewayResource, Istio, ModuleSource};
+use super::value;
 use crate::base::json::Node;
 
 const FIELDS: [&str; 11] = [
@@ -137,10 +138,7 @@ fn resource_name(reader: &mut Reader, node: &Node) -> Option<String> {
 }
 
 fn is_name(text: &str) -> bool {
-    let is_end = |byte: Option<&u8>| byte.is_some_and(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'));
-    let bytes = text.as_bytes();
-    let is_inner = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    bytes.len() <= 63 && is_end(bytes.first()) && is_end(bytes.last()) && bytes.iter().all(is_inner)
+    value::is_name(text) && !text.contains('_')
 }
 
 /// Reads labels of pods.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Callable, Sequence
+from typing import Sequence
 
 from e2e.calls import Call
 from e2e.gateway import Gateway
@@ -43,7 +43,7 @@ class Callers(SideBySide[int]):
     def grow(self, count: int) -> None:
         """Returns after so many more requests."""
         wanted = sum(self.outcomes.values()) + count
-        self._until(lambda: sum(self.outcomes.values()) >= wanted)
+        self._gateway.envoy.wait_until(lambda: sum(self.outcomes.values()) >= wanted, "requests")
 
     def served(self) -> int:
         """How many requests were served, none being lost."""
@@ -53,6 +53,3 @@ class Callers(SideBySide[int]):
     def _count(self, outcome: str) -> None:
         with self._lock:
             self.outcomes[outcome] += 1
-
-    def _until(self, look: Callable[[], bool]) -> None:
-        self._gateway.envoy.wait_until(look, "requests")

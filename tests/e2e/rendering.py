@@ -90,6 +90,13 @@ def options_for(sim: AzureSim, document: Json) -> List[str]:
     return [*(f"{name}={value}" for name, value in options.items()), *resolved.values()]
 
 
+def options_for_both(sim: AzureSim, document: Json, other: Optional[Json]) -> List[str]:
+    """The same, and for the backends of another document, where there is one."""
+    known = {one["name"] for one in document["backends"]}
+    others = [one for one in (other or document)["backends"] if one["name"] not in known]
+    return options_for(sim, {**document, "backends": [*document["backends"], *others]})
+
+
 def _sign_ins(document: Json) -> List[Tuple[str, Json]]:
     """Kind and fields of each identity that some backend signs in with."""
     identities = {"default": document.get("identity"), **document.get("identities", {})}

@@ -16,7 +16,7 @@ from e2e.callers import Callers
 from e2e.calls import chat, own_answer, send
 from e2e.envoy import Envoy
 from e2e.modules import like_the_module
-from e2e.rendering import options_for, rendered
+from e2e.rendering import options_for_both, rendered
 from e2e.wire import Connection
 
 Json = Dict[str, Any]
@@ -41,17 +41,14 @@ class Followed:
     def write(self, document: Json, *, clusters_of: Optional[Json] = None,
               module: Optional[str] = None) -> None:
         options: List[str] = []
-        both = dict(document)
         if clusters_of is not None:
             self._other.write_text(json.dumps(clusters_of))
             options += ["--clusters-of", str(self._other)]
-            known = {one["name"] for one in document["backends"]}
-            both["backends"] = [*document["backends"], *(
-                one for one in clusters_of["backends"] if one["name"] not in known)]
         if module is not None:
             options += ["--wasm", module]
-        printed = rendered("-", *options_for(self._azure, both), *options, "--listener-port", "0",
-                           "--xds", str(self.folder), stdin=json.dumps(document))
+        options += options_for_both(self._azure, document, clusters_of)
+        printed = rendered("-", *options, "--listener-port", "0", "--xds", str(self.folder),
+                           stdin=json.dumps(document))
         assert printed == ""
 
     def reconfigure(self, document: Json, **how: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Type
 import httpx
 
 from azure_sim import HANG_LIMIT, AzureSim
-from e2e.rendering import free_port, options_for, wasm_module
+from e2e.rendering import free_port, options_for_both, wasm_module
 from e2e.wire import Connection
 from istio.control_plane import Istiod
 from istio.proxy import Proxy
@@ -44,12 +44,8 @@ def rendered(document: Json, *options: str, clusters_of: Optional[Json] = None) 
 def resources_for(sim: AzureSim, document: Json, *options: str,
                   clusters_of: Optional[Json] = None) -> str:
     """The resources of a document in front of simulated Azure."""
-    both = dict(document)
-    if clusters_of is not None:
-        known = {one["name"] for one in document["backends"]}
-        both["backends"] = [*document["backends"], *(
-            one for one in clusters_of["backends"] if one["name"] not in known)]
-    return rendered(document, *options_for(sim, both), *options, clusters_of=clusters_of)
+    return rendered(document, *options_for_both(sim, document, clusters_of), *options,
+                    clusters_of=clusters_of)
 
 
 def at_gateway(document: Json, port: int, **more: Any) -> Json:

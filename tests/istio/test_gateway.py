@@ -128,7 +128,7 @@ def test_a_document_is_replaced_and_one_with_a_problem_is_not(
 
     here = at_gateway({**document, "subscriptions": subscriptions}, mesh.port)
     good = resources_for(azure, here)
-    # What no rendering would print, and a hand might: the new subscription has a model that there is not.
+    # What `aoai render istio` never prints, and an edit by hand might: a field that there is not.
     bad = good.replace("- id: new\n", "- id: new\n" + " " * 18 + "status: active\n")
     assert bad != good
     before = mesh.envoy.stats().get(REFUSED, 0)
@@ -155,7 +155,7 @@ def test_backends_are_added_and_removed_in_steps_without_losing_a_request(
             mesh.apply(new)
             mesh.envoy.wait_until(lambda: has_clusters(mesh, new, only=True), "clusters of the new")
             callers.grow(500)
-    assert callers.served() >= MANY // 2 * 2
+    assert callers.served() >= MANY
     assert azure.resources["japan"].requests
 
 

@@ -2,12 +2,14 @@
 //!
 //! Source of the shapes: Envoy's v3 API reference.
 
+use super::clusters::clusters;
 use super::destinations::Destinations;
 use super::filter::{local, Delivery, Filters};
+use super::listener::listener;
 use super::options::Options;
 use super::pools::Pool;
 use super::yaml::indented;
-use super::{client_credential, clusters, listener, monitoring, overload};
+use super::{client_credential, monitoring, overload};
 use crate::document::Document;
 
 /// The labels of the module's metrics: its names carry them, because the ABI has none.
@@ -34,15 +36,8 @@ pub(super) fn bootstrap(
     destinations: &Destinations<'_>,
 ) -> String {
     let filters = Filters { document, code: local(&options.wasm), delivery: in_place(pools) };
-    let admin = options.admin_port;
-    let listener = listener::listener(&document.config, options, &filters, pools);
-    let monitoring =
-        document.config.listener.monitoring.as_ref().map(monitoring::listener).unwrap_or_default();
-    let credentials = indented(&client_credential::listeners(&destinations.sign_ins).concat(), 2);
-    let mut clusters = clusters::clusters(destinations, &options.addresses, &filters);
-    if document.config.listener.monitoring.is_some() {
-        clusters.push(monitoring::cluster(admin));
-    }
+    let (listeners, clusters) = resources(options, pools, destinations, &filters);
+    let listeners = indented(&listeners.concat(), 2);
     let clusters = indented(&clusters.concat(), 2);
     let process = process(document, options, destinations);
     format!(
@@ -52,10 +47,28 @@ pub(super) fn bootstrap(
 {process}
 static_resources:
   listeners:
-{listener}{monitoring}{credentials}
+{listeners}
   clusters:
 {clusters}"
     )
+}
+
+/// The listeners and the clusters, as items of lists.
+pub(super) fn resources(
+    options: &Options,
+    pools: &[Pool<'_>],
+    destinations: &Destinations<'_>,
+    filters: &Filters<'_>,
+) -> (Vec<String>, Vec<String>) {
+    let config = &filters.document.config;
+    let mut listeners = vec![listener(config, options, filters, pools)];
+    let mut clusters = clusters(destinations, &options.addresses, filters);
+    if let Some(monitored) = &config.listener.monitoring {
+        listeners.push(monitoring::listener(monitored));
+        clusters.push(monitoring::cluster(options.admin_port));
+    }
+    listeners.extend(client_credential::listeners(&destinations.sign_ins));
+    (listeners, clusters)
 }
 
 /// What is about the process as a whole, and takes effect when it starts.

@@ -10,7 +10,7 @@ use super::pools::Pool;
 use super::ratelimit;
 use super::yaml::{indented, scalar};
 
-/// The listener as an item of a list, on the level of `listeners`.
+/// The listener as an item of a list.
 pub(super) fn listener(
     config: &Config,
     options: &Options,
@@ -28,42 +28,42 @@ pub(super) fn listener(
     let body_limit = listener.body_limit;
     let tls = listener.tls.as_ref().map(tls).unwrap_or_default();
     let http_filters = filters.gateway(false) + &ratelimit::filter(config, false);
-    let http_filters = indented(&http_filters, 10);
+    let http_filters = indented(&http_filters, 8);
     let host = VirtualHost { config, pools, hosts: &[], enables: None, is_mesh: false };
-    let host = indented(&host.item(), 12);
-    let early = indented(EARLY, 10);
+    let host = indented(&host.item(), 10);
+    let early = indented(EARLY, 8);
     format!(
-        "  \
+        "\
+- name: aoai
+  address:
+    socket_address: {{address: {address}, port_value: {port}{both}}}
+  # How much of a body Envoy buffers: until its model is known, and for another attempt.
+  per_connection_buffer_limit_bytes: {body_limit}
+  filter_chains:
   - name: aoai
-    address:
-      socket_address: {{address: {address}, port_value: {port}{both}}}
-    # How much of a body Envoy buffers: until its model is known, and for another attempt.
-    per_connection_buffer_limit_bytes: {body_limit}
-    filter_chains:
-    - name: aoai
-{tls}      filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: aoai
-          use_remote_address: true
-          # Who sends nothing, or not even a whole head, does not stay. Streams are not idle connections.
-          request_headers_timeout: 10s
-          common_http_protocol_options: {{idle_timeout: 300s}}
-          http2_protocol_options:
-            max_concurrent_streams: 100
-            initial_stream_window_size: 262144
-            initial_connection_window_size: 1048576
-          # A reasoning model may send nothing for minutes.
-          stream_idle_timeout: 900s
-          upgrade_configs: [{{upgrade_type: websocket}}]
-{early}          route_config:
-            virtual_hosts:
-{host}          http_filters:
-{http_filters}          - name: envoy.filters.http.router
-            typed_config:
-              \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
-              suppress_envoy_headers: true
+{tls}    filters:
+    - name: envoy.filters.network.http_connection_manager
+      typed_config:
+        \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: aoai
+        use_remote_address: true
+        # Who sends nothing, or not even a whole head, does not stay. Streams are not idle connections.
+        request_headers_timeout: 10s
+        common_http_protocol_options: {{idle_timeout: 300s}}
+        http2_protocol_options:
+          max_concurrent_streams: 100
+          initial_stream_window_size: 262144
+          initial_connection_window_size: 1048576
+        # A reasoning model may send nothing for minutes.
+        stream_idle_timeout: 900s
+        upgrade_configs: [{{upgrade_type: websocket}}]
+{early}        route_config:
+          virtual_hosts:
+{host}        http_filters:
+{http_filters}        - name: envoy.filters.http.router
+          typed_config:
+            \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+            suppress_envoy_headers: true
 "
     )
 }
@@ -236,17 +236,17 @@ fn enabled(filter: &str) -> String {
 fn tls(files: &TlsFiles) -> String {
     let (certificate, key) = (scalar(&files.certificate), scalar(&files.key));
     format!(
-        "      \
-      transport_socket_connect_timeout: 10s
-      transport_socket:
-        name: envoy.transport_sockets.tls
-        typed_config:
-          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
-          common_tls_context:
-            alpn_protocols: [h2, http/1.1]
-            tls_certificates:
-            - certificate_chain: {{filename: {certificate}}}
-              private_key: {{filename: {key}}}
+        "    \
+    transport_socket_connect_timeout: 10s
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+        common_tls_context:
+          alpn_protocols: [h2, http/1.1]
+          tls_certificates:
+          - certificate_chain: {{filename: {certificate}}}
+            private_key: {{filename: {key}}}
 "
     )
 }

@@ -1,23 +1,18 @@
 //! Files for an Envoy that follows them (file-based xDS): keys, backends and modules are replaced without a restart.
 //!
-//! Source: Envoy's documentation, "xDS configuration API overview" and `config.core.v3.PathConfigSource`. Envoy reads
-//! a file again when something is moved into its directory, and only then: each file is written under another name
-//! and renamed.
+//! Source: Envoy's documentation, "xDS configuration API overview". Envoy reads a file again when something is moved
+//! into its directory, and only then: each file is written under another name and renamed.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::client_credential;
-use super::clusters::clusters;
 use super::config_source::{file_of, source};
 use super::destinations::Destinations;
 use super::envoy;
 use super::filter::{local, Delivery, Filters, Source};
-use super::listener::listener;
-use super::monitoring;
 use super::options::Options;
 use super::pools::Pool;
-use super::yaml::{indented, item, outdented};
+use super::yaml::{indented, item};
 use crate::document::Document;
 
 /// The types of what the files have.
@@ -39,17 +34,10 @@ pub(super) fn files(
     pools: &[Pool<'_>],
     destinations: &Destinations<'_>,
 ) -> Vec<(String, String)> {
-    let config = &document.config;
     let delivery = Delivery::Discovered(Source::Files(at));
     let filters = Filters { document, code: local(&options.wasm), delivery };
-    let mut all_clusters = clusters(destinations, &options.addresses, &filters);
-    let mut listeners = vec![outdented(&listener(config, options, &filters, pools), 2)];
-    if let Some(monitored) = &config.listener.monitoring {
-        listeners.push(outdented(&monitoring::listener(monitored), 2));
-        all_clusters.push(monitoring::cluster(options.admin_port));
-    }
-    listeners.extend(client_credential::listeners(&destinations.sign_ins));
-    let mut files = vec![(CLUSTERS.to_owned(), resources(CLUSTER, &all_clusters))];
+    let (listeners, clusters) = envoy::resources(options, pools, destinations, &filters);
+    let mut files = vec![(CLUSTERS.to_owned(), resources(CLUSTER, &clusters))];
     for (name, config) in filters.discovered() {
         let item = format!("- name: {name}\n  typed_config:\n{}", indented(&config, 4));
         files.push((file_of(name), resources(EXTENSION, &[item])));

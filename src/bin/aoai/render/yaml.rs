@@ -53,11 +53,6 @@ pub(super) fn indented(text: &str, by: usize) -> String {
     text.lines().map(|line| format!("{}{line}\n", " ".repeat(by))).collect()
 }
 
-/// Each line of a text, further to the left.
-pub(super) fn outdented(text: &str, by: usize) -> String {
-    text.lines().map(|line| format!("{}\n", line.get(by..).unwrap_or_default())).collect()
-}
-
 /// An item of a list, apart from it: the comments above it, and the value.
 pub(super) fn item(text: &str) -> (String, String) {
     let start =
