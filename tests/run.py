@@ -212,18 +212,20 @@ def _arguments() -> Tuple[argparse.Namespace, List[str]]:
     parser.add_argument("--limits", default=os.environ.get("LIMITS") or None, choices=sorted(WHERE),
                         help="limits for the example's subscription, and where they are counted "
                         "(default: LIMITS, or no limits)")
-    parser.add_argument("--admin-port", type=int, default=_free_port(),
+    parser.add_argument("--admin-port", type=int,
                         help="of Envoy's admin interface (default: one that is free)")
     arguments, render = parser.parse_known_args()
     if arguments.limits and arguments.limits not in WHERE:
         parser.error(f"LIMITS={arguments.limits}: expected {' or '.join(sorted(WHERE))}")
     if arguments.limits and arguments.config:
         parser.error("LIMITS is for the example: a document of your own says what its limits are")
+    if arguments.admin_port is None:
+        # Envoy chooses one, unless a document's monitoring listener has to know it.
+        arguments.admin_port = _free_port() if arguments.config else 0
     return arguments, render
 
 
 def _free_port() -> int:
-    # A document's monitoring listener has to know it.
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

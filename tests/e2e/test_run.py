@@ -84,7 +84,7 @@ listener: {{monitoring: {{address: 127.0.0.1, port: {port}}}}}
 """)
     # Where nothing listens, so that no token is fetched from elsewhere.
     away = [f"--identity=127.0.0.1:{NOWHERE}", *(at(name, NOWHERE) for name in ("eastus", "sweden"))]
-    with run(*away, CONFIG=str(document)) as shown:
+    with run(*away, "--admin-port", str(free_port()), CONFIG=str(document)) as shown:
         url = shown.wait_for(r"gateway\.yaml is served at (http://127\.0\.0\.1:\d+), ")[1]
         assert httpx.get(f"{url}/", trust_env=False).status_code == 401
         ready = httpx.get(f"http://127.0.0.1:{port}/ready", trust_env=False)
