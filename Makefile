@@ -32,6 +32,16 @@ in-mesh = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version 
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
   "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup tests/istio
 
+# The same at a real Envoy Gateway, which listens at ports of its own choice: in a network of its own, where the kernel
+# lets it have one.
+in-envoy-gateway = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
+  ENVOY_GATEWAY=$$(.ci/envoy-gateway controller) && \
+  ENVOY_GATEWAY_DEFINITIONS=$$(.ci/envoy-gateway definitions) && RATELIMIT=$$(.ci/ratelimit) && \
+  PYTHON=$$(.ci/python) && export ENVOY_GATEWAY ENVOY_GATEWAY_DEFINITIONS RATELIMIT && \
+  AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
+  $$(! unshare --net --map-root-user true 2>/dev/null || echo unshare --net --map-root-user) \
+  "$$PYTHON" -m pytest -c tests/pytest.ini tests/envoy_gateway
+
 # A scenario of tests/chaos in an Envoy.
 scenario = ENVOY=$$(envoy/get-envoy) && export ENVOY && \
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) "$$(.ci/python)" tests/chaos $(1) $(ARGS)
@@ -87,13 +97,13 @@ test-native: cargo ## The core and the tool, without Envoy
 
 .PHONY: test-e2e
 test-e2e: wasm tools ## The module in a real Envoy (ARGS="-k name" to choose)
-	@$(call in-envoy,) tests --ignore tests/istio $(ARGS)
+	@$(call in-envoy,) tests --ignore tests/istio --ignore tests/envoy_gateway $(ARGS)
 
 # One worker or two is a question to the module, not to the version: in the oldest, two will do.
 .PHONY: test-compat
 test-compat: wasm tools ## As test-e2e, in the oldest Envoy that works and in the current one (or in ENVOY)
 	@$(call in-envoy,$(ENVOY_OLDEST)) tests/e2e -k 'not 1-worker' $(ARGS)
-	@$(call in-envoy,$(if $(ENVOY),,$(ENVOY_VERSION))) tests --ignore tests/istio $(ARGS)
+	@$(call in-envoy,$(if $(ENVOY),,$(ENVOY_VERSION))) tests --ignore tests/istio --ignore tests/envoy_gateway $(ARGS)
 
 # Where Istio cannot be built, that is a failure of CI's alone.
 .PHONY: test-istio
@@ -102,6 +112,13 @@ test-istio: wasm tools ## The module in an Istio mesh, in the oldest Envoy and i
 	  printf '\n*** Istio could not be built: the mesh is NOT tested here ***\n\n' >&2; exit 0; fi; \
 	{ $(call in-mesh,$(ENVOY_OLDEST)) -k 'not 1-worker' $(ARGS); } && \
 	{ $(call in-mesh,$(if $(ENVOY),,$(ENVOY_VERSION))) $(ARGS); }
+
+.PHONY: test-envoy-gateway
+test-envoy-gateway: wasm tools ## The module by Envoy Gateway, in the oldest Envoy and in the current one (builds it once: minutes)
+	@if ! .ci/envoy-gateway controller >/dev/null && ! test "$$CI" = true; then \
+	  printf '\n*** Envoy Gateway could not be built: it is NOT tested here ***\n\n' >&2; exit 0; fi; \
+	{ $(call in-envoy-gateway,$(ENVOY_OLDEST)) -k 'not 1-worker' $(ARGS); } && \
+	{ $(call in-envoy-gateway,$(if $(ENVOY),,$(ENVOY_VERSION))) $(ARGS); }
 
 .PHONY: fuzz
 fuzz: cargo ## Feed every parser FUZZ_CASES inputs that are nearly right (FUZZ_SEED to repeat a run, ARGS to choose)

@@ -208,6 +208,7 @@ fn usage_errors_end_with_2_and_print_the_usage() {
         (&["render"], "Usage: aoai render <COMMAND>"),
         (&["render", "envoy"], "Usage: aoai render envoy <FILE>"),
         (&["render", "istio"], "Usage: aoai render istio <FILE>"),
+        (&["render", "envoy-gateway"], "Usage: aoai render envoy-gateway <FILE>"),
         (&["render", "ratelimit"], "Usage: aoai render ratelimit <FILE>"),
         (&["key"], "Usage: aoai key <COMMAND>"),
         (&["key", "new", "name"], "Usage: aoai key new"),
@@ -234,6 +235,10 @@ fn help_has_examples_and_hides_what_is_refused() {
         (
             &["render", "istio", "--help"],
             "aoai render istio gateway.yaml | kubectl apply --server-side -f -",
+        ),
+        (
+            &["render", "envoy-gateway", "--help"],
+            "aoai render envoy-gateway gateway.yaml | kubectl apply --server-side -f -",
         ),
         (&["render", "ratelimit", "--help"], "aoai render ratelimit gateway.yaml >"),
         (&["doctor", "--help"], "aoai doctor gateway.yaml --json"),
@@ -325,25 +330,45 @@ fn files_that_envoy_follows_are_written_only_if_they_change() {
 
 /// A document without the section, and steps between two documents.
 #[test]
-fn resources_of_a_mesh_are_rendered_or_it_is_said_why_not() {
-    let render = |options: &[&str], input: &str| {
-        aoai(&[&["render", "istio", "-"], options].concat(), input.as_bytes())
-    };
-    let problem =
-        "istio: missing; expected which proxies of the mesh are meant, and their module\n";
-    assert_eq!(render(&[], CONFIGURATION), run(1, problem, "aoai: -: 1 problem\n"));
-    let document = format!("{CONFIGURATION}istio: {{module: /aoai.wasm}}\n");
-    let alone = render(&[], &document);
+fn resources_of_a_control_plane_are_rendered_or_it_is_said_why_not() {
+    for (plane, section, expected, first, last) in [
+        (
+            "istio",
+            "istio",
+            "which proxies of the mesh are meant, and their module",
+            "aoai-clusters",
+            "---",
+        ),
+        (
+            "envoy-gateway",
+            "envoy_gateway",
+            "which Gateway is meant, and the module of its proxies",
+            "jsonPatches",
+            "RouteConfiguration",
+        ),
+    ] {
+        let render = |options: &[&str], input: &str| {
+            aoai(&[&["render", plane, "-"], options].concat(), input.as_bytes())
+        };
+        let problem = format!("{section}: missing; expected {expected}\n");
+        assert_eq!(render(&[], CONFIGURATION), run(1, &problem, "aoai: -: 1 problem\n"));
+        let document = format!("{CONFIGURATION}{section}: {{module: /aoai.wasm}}\n");
+        let clusters = |run: &Run| clusters_between(&run.stdout, first, last);
+        resources_have_clusters(render, &document, clusters);
+    }
+}
+
+/// What is the same for every control plane.
+fn resources_have_clusters(
+    render: impl Fn(&[&str], &str) -> Run,
+    document: &str,
+    clusters: impl Fn(&Run) -> Vec<String>,
+) {
+    let alone = render(&[], document);
     assert_eq!((alone.status, &*alone.stderr), (0, ""));
-    assert_eq!(render(&[], &document), alone);
+    assert_eq!(render(&[], document), alone);
     // The clusters of another document come besides, each once.
-    let both = render(&["--clusters-of", "tests/golden/regions.yaml"], &document);
-    let clusters = |run: &Run| {
-        let (_, rest) = run.stdout.split_once("aoai-clusters").unwrap();
-        let (rest, _) = rest.split_once("---").unwrap();
-        let names = rest.lines().filter_map(|line| line.strip_prefix("        name: "));
-        names.map(str::to_owned).collect::<Vec<_>>()
-    };
+    let both = render(&["--clusters-of", "tests/golden/regions.yaml"], document);
     let (own, all) = (clusters(&alone), clusters(&both));
     assert!(own.iter().all(|name| all.contains(name)), "{own:?} {all:?}");
     assert!(all.contains(&r#""aoai/sweden>eastus""#.to_owned()), "{all:?}");
@@ -351,9 +376,17 @@ fn resources_of_a_mesh_are_rendered_or_it_is_said_why_not() {
     assert_eq!(unique.len(), all.len());
     // An option may name what is in either.
     let resolved = ["--clusters-of", "tests/golden/regions.yaml", "--resolve=france=127.0.0.1:1"];
-    assert_eq!(render(&resolved, &document).status, 0);
+    assert_eq!(render(&resolved, document).status, 0);
     let unknown = "aoai: --resolve france: the document has neither a backend nor a cluster of an identity with this name\n";
-    assert_eq!(render(&["--resolve=france=127.0.0.1:1"], &document), run(2, "", unknown));
+    assert_eq!(render(&["--resolve=france=127.0.0.1:1"], document), run(2, "", unknown));
+}
+
+/// The names of clusters that an output has between these two words.
+fn clusters_between(text: &str, first: &str, last: &str) -> Vec<String> {
+    let (_, rest) = text.split_once(first).unwrap();
+    let (rest, _) = rest.split_once(last).unwrap();
+    let names = rest.lines().filter_map(|line| line.strip_prefix("        name: "));
+    names.map(str::to_owned).collect()
 }
 
 #[test]

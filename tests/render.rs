@@ -45,8 +45,14 @@ const RENDERED: [(&str, &[&str], &str); 9] = [
     ),
 ];
 
-/// Documents for Istio, in envoy/istio.
-const IN_MESH: [&str; 3] = ["own-gateway", "shared-gateway", "sidecar"];
+/// Documents for a control plane, in a folder of its name.
+const CONTROLLED: [(&str, &str); 5] = [
+    ("istio", "own-gateway"),
+    ("istio", "shared-gateway"),
+    ("istio", "sidecar"),
+    ("envoy-gateway", "own-gateway"),
+    ("envoy-gateway", "existing-gateway"),
+];
 
 const SHARED_LIMITS: &str = "envoy/examples/shared-limits.yaml";
 
@@ -93,10 +99,10 @@ fn what_is_rendered_is_what_the_repository_has() {
     }
     let limits = output_of(render().args(["ratelimit", SHARED_LIMITS]), SHARED_LIMITS);
     assert_is("envoy/examples/shared-limits.ratelimit.yaml", &limits, SHARED_LIMITS);
-    for name in IN_MESH {
-        let document = format!("envoy/istio/{name}.yaml");
-        let resources = output_of(render().args(["istio", &document]), &document);
-        assert_is(&format!("envoy/istio/{name}.istio.yaml"), &resources, &document);
+    for (plane, name) in CONTROLLED {
+        let document = format!("envoy/{plane}/{name}.yaml");
+        let resources = output_of(render().args([plane, &document]), &document);
+        assert_is(&format!("envoy/{plane}/{name}.{plane}.yaml"), &resources, &document);
     }
 }
 

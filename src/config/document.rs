@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::backend::backends;
 use super::credential::credentials;
+use super::envoy_gateway::envoy_gateway;
 use super::failover::failover;
 use super::istio::istio;
 use super::limits;
@@ -23,7 +24,7 @@ const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
 /// Clients and proxies give up before; a request that waits longer only holds memory.
 const TOKEN_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(5 * 60);
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "cloud",
     "identity",
     "identities",
@@ -37,6 +38,7 @@ const FIELDS: [&str; 13] = [
     "backends",
     "models",
     "istio",
+    "envoy_gateway",
 ];
 
 /// Reads a configuration. `None` comes with a recorded problem, and so may anything else.
@@ -50,6 +52,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
     let metering = reader.optional(object, "metering", metering);
     let limit_store = reader.optional(object, "limits", limits::store).unwrap_or_default();
     let istio = reader.optional(object, "istio", istio);
+    let envoy_gateway = reader.optional(object, "envoy_gateway", envoy_gateway);
     let backends = reader
         .required(object, "backends", "the Azure OpenAI resources", |r, node| {
             backends(r, node, &credentials)
@@ -87,5 +90,6 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         models: by_name,
         affinities,
         istio,
+        envoy_gateway,
     })
 }

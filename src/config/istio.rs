@@ -1,10 +1,9 @@
 //! Reads how the gateway is part of an Istio mesh: for what the tool renders.
 
+use super::kubernetes::{self, hosts, missing, module, name, DEFAULT_NAME};
 use super::listener::port;
-use super::problem::quoted;
 use super::reader::{Object, Reader};
-use super::types::{Attach, GatewayResource, Istio, ModuleSource};
-use super::value;
+use super::types::{Attach, GatewayResource, Istio};
 use crate::base::json::Node;
 
 const FIELDS: [&str; 11] = [
@@ -21,26 +20,16 @@ const FIELDS: [&str; 11] = [
     "revision",
 ];
 
-/// What the rendered resources are called.
-const DEFAULT_NAME: &str = "aoai";
-
-/// As long as leaves room for what is appended.
-const LONGEST_NAME: usize = 40;
-
 /// Istio's own name of where its control plane runs.
 const DEFAULT_NAMESPACE: &str = "istio-system";
 
 /// The label of the ingress gateway that Istio installs.
 const DEFAULT_SELECTOR: (&str, &str) = ("istio", "ingressgateway");
 
-/// The form of names of Kubernetes' objects and of values of its labels.
-const NAME: &str =
-    "a name of Kubernetes: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends";
-
 /// Reads `istio`.
 pub(super) fn istio(reader: &mut Reader, node: &Node) -> Option<Istio> {
     let object = reader.object(node, &FIELDS)?;
-    let own_name = reader.optional(object, "name", resource_name);
+    let own_name = reader.optional(object, "name", kubernetes::resource_name);
     let is_sidecar = reader.optional(object, "attach", |reader, node| {
         let expected = "gateway or sidecar";
         let text = reader.text(node, |text| matches!(text, "gateway" | "sidecar"), expected)?;
@@ -50,7 +39,7 @@ pub(super) fn istio(reader: &mut Reader, node: &Node) -> Option<Istio> {
     let selector = reader.optional(object, "selector", labels);
     let listens = reader.optional(object, "port", port);
     let hosts = reader.optional(object, "hosts", hosts);
-    let module = reader.required(object, "module", MODULE, module);
+    let module = reader.required(object, "module", kubernetes::MODULE, module);
     let revision = reader.optional(object, "revision", name);
     let (attach, default_port) = match is_sidecar.unwrap_or_default() {
         true => (sidecar(reader, object), 80),
@@ -123,24 +112,6 @@ fn sidecar(reader: &mut Reader, object: Object<'_>) -> Attach {
     Attach::Sidecar
 }
 
-fn missing(reader: &mut Reader, field: &str, expected: &str) {
-    reader.at_field(field, |reader| reader.problem(format!("missing; expected {expected}")));
-}
-
-fn name(reader: &mut Reader, node: &Node) -> Option<String> {
-    reader.text(node, is_name, NAME)
-}
-
-/// Reads the name of the rendered resources, to which some append a word.
-fn resource_name(reader: &mut Reader, node: &Node) -> Option<String> {
-    let is_right = |text: &str| is_name(text) && text.len() <= LONGEST_NAME;
-    reader.text(node, is_right, "1 to 40 of a-z, 0-9 and -, with a letter or digit at both ends")
-}
-
-fn is_name(text: &str) -> bool {
-    value::is_name(text) && !text.contains('_')
-}
-
 /// Reads labels of pods.
 fn labels(reader: &mut Reader, node: &Node) -> Option<Vec<(String, String)>> {
     let Some(fields) = node.as_object() else {
@@ -167,48 +138,4 @@ fn labels(reader: &mut Reader, node: &Node) -> Option<Vec<(String, String)>> {
         found.extend(value.map(|value| (label.clone(), value)));
     }
     Some(found)
-}
-
-/// Reads the hosts that callers use.
-fn hosts(reader: &mut Reader, node: &Node) -> Option<Vec<String>> {
-    let mut found: Vec<String> = Vec::new();
-    reader.items(node, "host", |reader, _, node| {
-        let host = reader.text(node, is_host, "a host name without a port, such as ai.example.com");
-        match host.map(|host| host.to_ascii_lowercase()) {
-            Some(host) if found.contains(&host) => reader.problem("given twice; keep one"),
-            host => found.extend(host),
-        }
-    })?;
-    Some(found)
-}
-
-/// Whether a text is a host name as a virtual host has it: Envoy adds the ports.
-pub fn is_host(text: &str) -> bool {
-    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b".-".contains(&b);
-    !text.is_empty() && text.len() <= 253 && text.bytes().all(is_inner)
-}
-
-const MODULE: &str =
-    "where the proxies get the module from: the path of a file in their container, or \
-                      oci://REGISTRY/REPOSITORY@sha256:DIGEST";
-
-/// Reads where the module comes from. A tag may become another module at any time: an image is named by its
-/// digest.
-fn module(reader: &mut Reader, node: &Node) -> Option<ModuleSource> {
-    let text = reader.string(node)?;
-    let is_plain = |text: &str| !text.contains(|c: char| c.is_whitespace() || c.is_control());
-    if text.starts_with('/') && is_plain(text) {
-        return Some(ModuleSource::File(text.to_owned()));
-    }
-    let digest = text.strip_prefix("oci://").and_then(|image| image.split_once("@sha256:"));
-    if let Some((repository, digest)) = digest {
-        let is_digest =
-            digest.len() == 64 && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if is_digest && !repository.is_empty() && is_plain(repository) {
-            return Some(ModuleSource::Image(text.to_owned()));
-        }
-    }
-    let found = quoted(text);
-    reader.problem(format!("found {found}; expected {MODULE}"));
-    None
 }

@@ -54,6 +54,14 @@ istio:
   tls_secret: ai-certificate
   module: oci://r.example.com/aoai@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
   revision: canary
+envoy_gateway:
+  name: ai
+  namespace: ingress
+  class: internal
+  port: 444
+  hosts: [AI.example.com]
+  tls_secret: ai-certificate
+  module: /aoai.wasm
 subscriptions:
 - id: search-team
   keys:
@@ -169,6 +177,18 @@ fn a_whole_document_reads() {
         revision: Some("canary".into()),
     };
     assert_eq!(config.istio, Some(istio));
+    let envoy_gateway = EnvoyGateway {
+        name: "ai".into(),
+        namespace: "ingress".into(),
+        gateway: ApiGateway::Own {
+            class: "internal".into(),
+            port: 444,
+            tls_secret: Some("ai-certificate".into()),
+        },
+        hosts: vec!["ai.example.com".into()],
+        module: ModuleSource::File("/aoai.wasm".into()),
+    };
+    assert_eq!(config.envoy_gateway, Some(envoy_gateway));
 
     let backend = |position, name: &str, endpoint: &str, cluster: &str| {
         Arc::new(Backend {
@@ -755,6 +775,74 @@ fn mistakes_of_a_mesh_are_reported() {
         ),
     ] {
         assert_eq!(in_mesh(fields), Err(expected), "{fields}");
+    }
+}
+
+/// A document whose section `envoy_gateway` has these fields, and what is read from it.
+fn at_envoy_gateway(fields: &str) -> Result<EnvoyGateway, String> {
+    let document = format!("{LEAST}envoy_gateway: {{{fields}}}");
+    read(&document).map(|config| config.envoy_gateway.unwrap())
+}
+
+#[test]
+fn envoy_gateway_has_defaults() {
+    let own = |port, tls_secret: Option<&str>| ApiGateway::Own {
+        class: "eg".into(),
+        port,
+        tls_secret: tls_secret.map(str::to_owned),
+    };
+    let existing = |first_listener: &str| ApiGateway::Existing {
+        name: "shop".into(),
+        listener: "https".into(),
+        first_listener: first_listener.into(),
+    };
+    for (fields, gateway) in [
+        ("", own(80, None)),
+        ("tls_secret: a", own(443, Some("a"))),
+        ("tls_secret: a, port: 80", own(80, Some("a"))),
+        ("gateway: shop, listener: https, hosts: [a]", existing("https")),
+        ("gateway: shop, listener: https, first_listener: shop, hosts: [a]", existing("shop")),
+    ] {
+        let found = at_envoy_gateway(&format!("module: /aoai.wasm, {fields}")).unwrap();
+        assert_eq!(found.gateway, gateway, "{fields}");
+        assert_eq!((&*found.name, &*found.namespace), ("aoai", "default"), "{fields}");
+    }
+}
+
+#[test]
+fn mistakes_of_envoy_gateway_are_reported() {
+    const HOSTS: &str =
+        "envoy_gateway.hosts: missing; expected the hosts of the existing Gateway that callers use";
+    const LISTENER: &str = "envoy_gateway.listener: missing; expected the name of the listener of the existing Gateway that callers use";
+    let not_own = |field: &str| {
+        format!("envoy_gateway.{field}: expected only without gateway; an existing one has its own")
+    };
+    let existing = "module: /a, gateway: shop, listener: http, hosts: [a]";
+    for (fields, expected) in [
+        ("module: /a, gateway: shop", format!("{HOSTS}\n{LISTENER}")),
+        (
+            "module: /a, listener: http",
+            "envoy_gateway.listener: expected only with gateway, the name of an existing one"
+                .to_owned(),
+        ),
+        (
+            "module: /a, first_listener: http",
+            "envoy_gateway.first_listener: expected only with gateway, the name of an existing one"
+                .to_owned(),
+        ),
+        (&format!("{existing}, class: eg"), not_own("class")),
+        (&format!("{existing}, port: 80"), not_own("port")),
+        (&format!("{existing}, tls_secret: a"), not_own("tls_secret")),
+        (
+            "module: /a, hosts: []",
+            "envoy_gateway.hosts: found an empty list; expected at least one host".to_owned(),
+        ),
+        (
+            "module: /a, gatway: shop",
+            "envoy_gateway.gatway: unknown field; did you mean \"gateway\"?".to_owned(),
+        ),
+    ] {
+        assert_eq!(at_envoy_gateway(fields), Err(expected), "{fields}");
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Config {
     pub affinities: Vec<Affinity>,
     /// How the gateway is part of an Istio mesh, for what the tool renders.
     pub istio: Option<Istio>,
+    /// How the gateway is part of what Envoy Gateway manages, for what the tool renders.
+    pub envoy_gateway: Option<EnvoyGateway>,
 }
 
 /// What the proxy signs in to some of its backends with: an identity, and the audience of its tokens.
@@ -203,6 +205,44 @@ pub enum GatewayResource {
     },
     /// One that is there.
     Existing,
+}
+
+/// How the gateway is part of what Envoy Gateway manages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvoyGateway {
+    /// What the rendered resources are called.
+    pub name: String,
+    /// The namespace of the Gateway, and of what is rendered.
+    pub namespace: String,
+    /// Whose proxies it is in.
+    pub gateway: ApiGateway,
+    /// The hosts that callers use; none: all hosts of the own Gateway.
+    pub hosts: Vec<String>,
+    /// Where the proxies get the module from.
+    pub module: ModuleSource,
+}
+
+/// The Gateway of the Gateway API that has proxies listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiGateway {
+    /// Rendered with the rest.
+    Own {
+        /// The GatewayClass, which leads to Envoy Gateway.
+        class: String,
+        /// The port that callers use.
+        port: u16,
+        /// The Kubernetes secret with the certificate and its key; without it, keys travel in clear text.
+        tls_secret: Option<String>,
+    },
+    /// One that is there.
+    Existing {
+        /// Its name.
+        name: String,
+        /// The name of its listener.
+        listener: String,
+        /// The name of its first listener at the same port: Envoy Gateway calls Envoy's listener by it.
+        first_listener: String,
+    },
 }
 
 /// Where proxies get the module from.

@@ -104,6 +104,10 @@ class Envoy:
         """The port that a listener got. An internal one has none."""
         return self.wait_until(lambda: self._listeners().get(listener), f"listener {listener}")
 
+    def listens(self, port: int) -> None:
+        """Returns once a listener has this port."""
+        self.wait_until(lambda: port in self._listeners().values(), f"listener at {port}")
+
     def stats(self) -> Dict[str, int]:
         """Counters and gauges by name. Envoy 1.37 puts before those of the module the cluster for which
         it first loaded that, where there are pools; they are by their own names here."""

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
@@ -95,6 +96,23 @@ def options_for_both(sim: AzureSim, document: Json, other: Optional[Json]) -> Li
     known = {one["name"] for one in document["backends"]}
     others = [one for one in (other or document)["backends"] if one["name"] not in known]
     return options_for(sim, {**document, "backends": [*document["backends"], *others]})
+
+
+def resources(kind: str, sim: AzureSim, document: Json, *options: str,
+              clusters_of: Optional[Json] = None) -> str:
+    """The resources of a document in front of simulated Azure, for a control plane: istio or envoy-gateway."""
+    given = [*options_for_both(sim, document, clusters_of), *options]
+    with contextlib.ExitStack() as stack:
+        if clusters_of is not None:
+            file = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".json"))
+            json.dump(clusters_of, file)
+            file.flush()
+            given += ["--clusters-of", file.name]
+        command = [os.environ["AOAI"], "render", kind, "-", *given]
+        done = subprocess.run(command, input=json.dumps(document), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def _sign_ins(document: Json) -> List[Tuple[str, Json]]:

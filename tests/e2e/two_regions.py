@@ -1,4 +1,5 @@
-"""Two regions behind one gateway: a model that both serve, and one of the first alone."""
+"""Two regions behind one gateway: a model that both serve, and one of the first alone; a subscription without limits,
+and one with."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from azure_sim import AzureSim
 from e2e import config
 
 Json = Dict[str, Any]
-KEY = "aoai_the-search-teams-key-0001"
+KEY, LIMITED = "aoai_the-search-teams-key-0001", "aoai_the-limited-teams-key-02"
 REGIONS = ("eastus", "sweden")
 POOL, SINGLE = "gpt-4o", "gpt-4o-mini"
 
@@ -20,7 +21,9 @@ def document_of_two(azure: AzureSim, **more: Any) -> Json:
                            deployments={POOL: POOL, SINGLE: SINGLE})
     resources = [azure.resources[name] for name in REGIONS]
     return config.config(**{
-        "subscriptions": [config.subscription("team", key=KEY)],
+        "subscriptions": [
+            config.subscription("team", key=KEY),
+            config.subscription("limited", key=LIMITED, limits={"requests_per_minute": 1})],
         "backends": [config.backend(resource) for resource in resources],
         "models": [config.model(POOL, *(config.route(one, priority=rank)
                                         for rank, one in enumerate(resources))),

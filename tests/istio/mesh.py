@@ -4,18 +4,13 @@ an istiod. It can be used where the tests of plain Envoy have a `Gateway`."""
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import subprocess
-import tempfile
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Dict, Mapping, Optional, Sequence, Type
 
 import httpx
 
 from azure_sim import HANG_LIMIT, AzureSim
-from e2e.rendering import free_port, options_for_both, wasm_module
+from e2e.rendering import free_port, resources, wasm_module
 from e2e.wire import Connection
 from istio.control_plane import Istiod
 from istio.proxy import Proxy
@@ -26,26 +21,10 @@ RELOADED = "extension_config_discovery.http_filter.aoai.gateway.config_reload"
 REFUSED = "extension_config_discovery.http_filter.aoai.gateway.update_rejected"
 
 
-def rendered(document: Json, *options: str, clusters_of: Optional[Json] = None) -> str:
-    """The resources of a document."""
-    with contextlib.ExitStack() as stack:
-        if clusters_of is not None:
-            file = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".json"))
-            json.dump(clusters_of, file)
-            file.flush()
-            options = (*options, "--clusters-of", file.name)
-        command = [os.environ["AOAI"], "render", "istio", "-", *options]
-        done = subprocess.run(command, input=json.dumps(document), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def resources_for(sim: AzureSim, document: Json, *options: str,
                   clusters_of: Optional[Json] = None) -> str:
     """The resources of a document in front of simulated Azure."""
-    return rendered(document, *options_for_both(sim, document, clusters_of), *options,
-                    clusters_of=clusters_of)
+    return resources("istio", sim, document, *options, clusters_of=clusters_of)
 
 
 def at_gateway(document: Json, port: int, **more: Any) -> Json:

@@ -60,10 +60,6 @@ class Proxy(Envoy):
         ]
         self._start(command, variables)
 
-    def listens(self, port: int) -> None:
-        """Returns once a listener of the mesh has this port."""
-        self.wait_until(lambda: port in self._listeners().values(), f"listener at {port}")
-
     def _working_directory(self) -> Optional[Path]:
         # Sockets and downloaded modules are beside it.
         return self._path

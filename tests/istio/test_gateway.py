@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
-import openai
 import pytest
 import yaml
-from websockets.sync.client import connect as websocket
 
-from azure_sim import HANG_LIMIT, AzureSim, errors
+from azure_sim import AzureSim, errors
 from e2e import config
-from e2e.calls import (API_VERSION, MESSAGES, arrived_at, chat, own_answer, refused, send, v1,
-                       warm)
+from e2e.calls import chat, own_answer, send, warm
 from e2e.callers import Callers
 from e2e.modules import like_the_module
+from e2e.serves import Serves
+from e2e.two_regions import KEY, LIMITED, POOL, SINGLE
 from istio.mesh import REFUSED, Mesh, at_gateway, resources_for
 from istio.proxy import Proxy
 
 Json = Dict[str, Any]
-KEY, LIMITED = "aoai_the-search-teams-key-0001", "aoai_the-limited-teams-key-02"
 NEW_KEY = "aoai_a-key-that-comes-00000003"
 REGIONS = ("eastus", "sweden", "france", "japan")
-POOL, SINGLE = "gpt-4o", "gpt-4o-mini"
 # Requests that one change of the mesh must not touch.
 MANY = 10_000
 
@@ -59,64 +55,13 @@ def mesh(azure: AzureSim, document: Json, workers: int) -> Iterator[Mesh]:
         yield mesh
 
 
-BY_URL_AND_BODY = {
-    "model in the URL": chat(SINGLE, ("api-key", KEY)),
-    "model in the body": v1(b'{"model":"%s",' % SINGLE.encode() + MESSAGES[1:], ("api-key", KEY)),
-    "of a pool, in the URL": chat(POOL, ("api-key", KEY)),
-    "of a pool, in the body": v1(b'{"model":"%s",' % POOL.encode() + MESSAGES[1:],
-                                 ("api-key", KEY)),
-}
+@pytest.fixture
+def gateway(mesh: Mesh) -> Mesh:
+    return mesh
 
 
-@pytest.mark.parametrize("kind", BY_URL_AND_BODY)
-def test_a_request_is_served_and_reaches_azure_without_what_the_mesh_adds(
-        mesh: Mesh, azure: AzureSim, kind: str) -> None:
-    answer = send(mesh, BY_URL_AND_BODY[kind])
-    assert (answer.status, answer.head.values("x-aoai-backend")) == (200, ["eastus"])
-    seen = arrived_at(azure, "eastus")
-    added = {name for name, _ in seen.headers} - {
-        "host", "authorization", "content-type", "content-length", "x-forwarded-proto", "accept",
-        "user-agent", "transfer-encoding"}
-    assert added == set()
-
-
-@pytest.mark.parametrize(("call", "reason"), [
-    (chat(SINGLE), "missing_key"),
-    (chat(SINGLE, ("api-key", "wrong")), "unknown_key"),
-    (chat("gpt-9", ("api-key", KEY)), "unknown_model"),
-])
-def test_a_request_that_may_not_be_served_is_refused(
-        mesh: Mesh, azure: AzureSim, call: Any, reason: str) -> None:
-    refused(mesh, azure, call, reason, hidden=["wrong"])
-
-
-def test_a_throttled_request_moves_on_to_the_next_region(mesh: Mesh, azure: AzureSim) -> None:
-    azure.resources["eastus"].script.then(errors.throttled(retry_after_ms="1"))
-    answer = send(mesh, chat(POOL, ("api-key", KEY)))
-    assert [answer.head.values(f"x-aoai-{name}") for name in ("backend", "attempts")] == [
-        ["sweden"], ["2"]]
-
-
-def test_the_official_client_streams(mesh: Mesh) -> None:
-    with openai.OpenAI(base_url=f"{mesh.url}/openai/v1/", api_key=KEY, max_retries=0) as client:
-        chunks = list(client.chat.completions.create(
-            model=SINGLE, messages=[{"role": "user", "content": "hi"}], stream=True))
-    assert "".join(one.choices[0].delta.content or "" for one in chunks) == "answer from eastus"
-
-
-def test_a_realtime_session_is_a_websocket(mesh: Mesh) -> None:
-    target = f"/openai/realtime?{API_VERSION}&deployment={SINGLE}"
-    with websocket(f"ws://127.0.0.1:{mesh.port}{target}", proxy=None, open_timeout=HANG_LIMIT,
-                   additional_headers={"api-key": KEY}, close_timeout=0.1) as session:
-        assert json.loads(session.recv(HANG_LIMIT))["type"] == "session.created"
-        session.send("hello")
-        assert session.recv(HANG_LIMIT) == "hello"
-
-
-def test_a_subscriptions_limit_binds_it(mesh: Mesh) -> None:
-    call = chat(SINGLE, ("api-key", LIMITED))
-    answers = [send(mesh, call) for _ in range(3)]
-    own_answer(answers[-1], "request_limit_reached")
+class TestOfIstio(Serves):
+    """The mesh serves what every gateway does."""
 
 
 def test_a_document_is_replaced_and_one_with_a_problem_is_not(

@@ -15,7 +15,7 @@ from e2e.callers import Callers
 from e2e.images import pushed, registry, written
 from e2e.modules import like_the_module
 from istio.mesh import Mesh
-from istio.regions import KEY, POOL, SINGLE, document_of_two
+from e2e.two_regions import KEY, POOL, SINGLE, document_of_two
 
 Json = Dict[str, Any]
 MANY = 10_000

@@ -13,7 +13,7 @@ from e2e.limit_service import LimitService
 from e2e.rendering import at
 from e2e.wire import Response
 from istio.mesh import Mesh
-from istio.regions import KEY, POOL, SINGLE, document_of_two
+from e2e.two_regions import KEY, POOL, SINGLE, document_of_two
 
 Json = Dict[str, Any]
 LIMITED = "aoai_the-limited-teams-key-02"

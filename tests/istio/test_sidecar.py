@@ -14,7 +14,7 @@ from e2e.wire import Connection, Response
 from istio.control_plane import Istiod
 from istio.mesh import at_gateway, resources_for
 from istio.proxy import Proxy
-from istio.regions import KEY, POOL, SINGLE, document_of_two
+from e2e.two_regions import KEY, POOL, SINGLE, document_of_two
 
 Json = Dict[str, Any]
 HOST = "ai.example.test"

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use aoai_filter::config::{Config, TlsFiles, BACKEND_CLUSTER_PREFIX, POOL_PREFIX};
 
 use super::filter::{Filters, WASM};
+use super::guard;
 use super::options::Options;
 use super::pools::Pool;
 use super::ratelimit;
@@ -29,7 +30,7 @@ pub(super) fn listener(
     let tls = listener.tls.as_ref().map(tls).unwrap_or_default();
     let http_filters = filters.gateway(false) + &ratelimit::filter(config, false);
     let http_filters = indented(&http_filters, 8);
-    let host = VirtualHost { config, pools, hosts: &[], enables: None, is_mesh: false };
+    let host = VirtualHost { config, pools, hosts: &[], enables: &[], is_mesh: false };
     let host = indented(&host.item(), 10);
     let early = indented(EARLY, 8);
     format!(
@@ -85,23 +86,23 @@ pub(super) struct VirtualHost<'a> {
     pub(super) pools: &'a [Pool<'a>],
     /// The hosts that callers use; none: all of them.
     pub(super) hosts: &'a [String],
-    /// The gateway stage's filter, where it is off by default.
-    pub(super) enables: Option<&'a str>,
-    /// Whether the proxies of a mesh add headers of their own.
+    /// The filters that are off by default, among them the gateway stage's.
+    pub(super) enables: &'a [&'a str],
+    /// Whether the HTTP connection manager is that of a mesh, whose proxies add headers of their own.
     pub(super) is_mesh: bool,
 }
 
 impl VirtualHost<'_> {
     /// The virtual host as an item of a list.
     pub(super) fn item(&self) -> String {
-        let mut per_filter = self.enables.map(enabled).unwrap_or_default();
+        let mut per_filter: String = self.enables.iter().map(|filter| enabled(filter)).collect();
         per_filter += &ratelimit::per_host(self.config);
         if !per_filter.is_empty() {
             per_filter = "  typed_per_filter_config:\n".to_owned() + &indented(&per_filter, 4);
         }
         let domains = self.domains();
         let mut routes = self.routes();
-        if self.enables.is_some() {
+        if !self.enables.is_empty() {
             routes += FALLBACK;
         }
         let routes = indented(&routes, 2);
@@ -182,9 +183,10 @@ impl VirtualHost<'_> {
     fn matched(&self, kind: &str, name: &str, route: &str, adds: &str) -> String {
         let name = scalar(name);
         let mesh = if self.is_mesh { MESH_HEADERS } else { "" };
+        let guarded = if self.enables.contains(&guard::FILTER) { guard::MATCH } else { "" };
         format!(
             "\
-- match: {{prefix: /, headers: [{{name: x-aoai-cluster, string_match: {{{kind}: {name}}}}}]}}
+- match: {{prefix: /, headers: [{{name: x-aoai-cluster, string_match: {{{kind}: {name}}}}}]{guarded}}}
 {route}  request_headers_to_remove: [x-aoai-cluster, x-envoy-external-address, x-forwarded-for, x-request-id{mesh}]
   # Callers get these headers from Envoy and the filter only.
   response_headers_to_remove: [x-aoai-attempts, x-aoai-backend, x-aoai-cluster, x-aoai-diagnosis, x-aoai-reason, x-aoai-retry]

@@ -5,7 +5,9 @@ mod clusters;
 mod config_source;
 pub(crate) mod destinations;
 mod envoy;
+mod envoy_gateway;
 mod filter;
+mod guard;
 mod istio;
 mod listener;
 mod monitoring;
@@ -27,7 +29,7 @@ use aoai_filter::config::{Config, Problem};
 use clap::Subcommand;
 
 use self::destinations::Destinations;
-use self::options::Options;
+use self::options::{Options, Resources};
 use self::pools::Pool;
 use self::sign_in::SignIn;
 use crate::document::{self, Document};
@@ -70,7 +72,25 @@ Adding and removing backends without losing a request:
   aoai render istio new.yaml --clusters-of old.yaml | kubectl apply --server-side -f -
   aoai render istio new.yaml | kubectl apply --server-side -f -
 Between two steps, istioctl proxy-status says when the proxies have the first.")]
-    Istio(istio::Options),
+    Istio(Resources),
+    /// Print the resources that bring a configuration into Envoy Gateway
+    ///
+    /// An EnvoyPatchPolicy with the filter, its routes and the clusters; an EnvoyProxy with the module and the
+    /// labels of the metrics; a Gateway, unless one is there. The section envoy_gateway of the document says
+    /// which Gateway is meant, and where its proxies get the module from. The same document always renders to the
+    /// same resources.
+    ///
+    /// Exit status: 0 when they are printed, 1 when the document has problems, which are printed instead, 2
+    /// when the file cannot be read or an option does not fit the document.
+    #[command(after_help = "Examples:
+  aoai render envoy-gateway gateway.yaml | kubectl apply --server-side -f -
+  kubectl get envoypatchpolicy aoai -o jsonpath='{.status}'
+
+Adding and removing backends without losing a request:
+  aoai render envoy-gateway old.yaml --clusters-of new.yaml | kubectl apply --server-side -f -
+  aoai render envoy-gateway new.yaml --clusters-of old.yaml | kubectl apply --server-side -f -
+  aoai render envoy-gateway new.yaml | kubectl apply --server-side -f -")]
+    EnvoyGateway(Resources),
     /// Print the configuration of envoyproxy/ratelimit for a configuration
     ///
     /// With limits.store: ratelimit, the service keeps the limits of all subscriptions for all proxies
@@ -92,6 +112,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     let rendered = match command {
         Command::Envoy(options) => bootstrap(options),
         Command::Istio(options) => mesh(options),
+        Command::EnvoyGateway(options) => gateway(options),
         Command::Ratelimit { file } => limits(file),
     };
     rendered.map_or_else(|outcome| outcome, |text| print(&text)).into()
@@ -135,22 +156,42 @@ fn bootstrap(options: &Options) -> Result<String, Outcome> {
 }
 
 /// The resources for an Istio mesh. Prints the error, if there is one.
-fn mesh(options: &istio::Options) -> Result<String, Outcome> {
-    let istio::Options { file, clusters_of, addresses } = options;
+fn mesh(options: &Resources) -> Result<String, Outcome> {
+    resources(options, |document, pools, destinations| {
+        let expected = "missing; expected which proxies of the mesh are meant, and their module";
+        let istio = document.config.istio.as_ref();
+        let istio = istio.ok_or_else(|| Problem::new("istio", expected))?;
+        Ok(istio::render(document, istio, &options.addresses, pools, destinations))
+    })
+}
+
+/// The resources for Envoy Gateway. Prints the error, if there is one.
+fn gateway(options: &Resources) -> Result<String, Outcome> {
+    resources(options, |document, pools, destinations| {
+        let expected = "missing; expected which Gateway is meant, and the module of its proxies";
+        let section = document.config.envoy_gateway.as_ref();
+        let section = section.ok_or_else(|| Problem::new("envoy_gateway", expected))?;
+        Ok(envoy_gateway::render(document, section, &options.addresses, pools, destinations))
+    })
+}
+
+/// What a document renders to for a control plane. Prints the error, if there is one.
+fn resources(
+    options: &Resources,
+    render: impl FnOnce(&Document, &[Pool<'_>], &Destinations<'_>) -> Result<String, Problem>,
+) -> Result<String, Outcome> {
+    let Resources { file, clusters_of, addresses } = options;
     let document = document::open(file)?;
     let other = Other::open(clusters_of.as_deref())?;
     let config = &document.config;
     let sign_ins = sign_ins(file, config)?;
-    let Some(istio) = &config.istio else {
-        let expected = "missing; expected which proxies of the mesh are meant, and their module";
-        return Err(document::report(file, &Problem::new("istio", expected).into()));
-    };
     let pools = pools::pools(config);
     let others = other.as_ref().map(Other::parts).transpose()?;
     let destinations = Destinations::of(config, &sign_ins, &pools);
     let destinations = both(destinations, other.as_ref(), others.as_ref());
     addresses.check(&destinations).map_err(|error| document::print_error(&error))?;
-    Ok(istio::render(&document, istio, addresses, &pools, &destinations))
+    render(&document, &pools, &destinations)
+        .map_err(|problem| document::report(file, &problem.into()))
 }
 
 /// The destinations of a document, and those of the other one, where there is one.

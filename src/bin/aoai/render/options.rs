@@ -52,6 +52,22 @@ pub(crate) struct Options {
     pub(super) addresses: Addresses,
 }
 
+/// Options of what is rendered for a control plane.
+#[derive(Args)]
+pub(crate) struct Resources {
+    /// A YAML or JSON file, or - for standard input
+    pub(super) file: PathBuf,
+    /// Render the clusters of this document as well, for the steps between two documents
+    ///
+    /// A proxy gets clusters and the document separately. When backends are added or removed, no request is
+    /// lost in three steps: the old document with the clusters of the new one, the new document with the
+    /// clusters of the old one, the new document alone.
+    #[arg(long, value_name = "FILE")]
+    pub(super) clusters_of: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) addresses: Addresses,
+}
+
 /// Options: addresses, of which the document has names only.
 #[derive(Args)]
 pub(crate) struct Addresses {

@@ -19,7 +19,7 @@ pub(super) fn parts(
 ) -> String {
     let config = &document.config;
     let filters = Filters { document, code: local(&options.wasm), delivery: in_place(pools) };
-    let enables = Some(filters.gateway_name());
+    let enables = &[filters.gateway_name()];
     let host = VirtualHost { config, pools, hosts: &options.host, enables, is_mesh: false };
     let host = indented(&host.item(), 4);
     let http_filters = indented(&(filters.gateway(true) + &ratelimit::filter(config, true)), 2);

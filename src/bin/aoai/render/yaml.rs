@@ -48,9 +48,13 @@ fn is_plain(text: &str) -> bool {
         && !WORDS.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
-/// Each line of a text, further to the right.
+/// Each line of a text that is not empty, further to the right.
 pub(super) fn indented(text: &str, by: usize) -> String {
-    text.lines().map(|line| format!("{}{line}\n", " ".repeat(by))).collect()
+    let line = |line: &str| match line {
+        "" => "\n".to_owned(),
+        some => format!("{}{some}\n", " ".repeat(by)),
+    };
+    text.lines().map(line).collect()
 }
 
 /// An item of a list, apart from it: the comments above it, and the value.

@@ -5,10 +5,7 @@
 mod patches;
 mod resources;
 
-use std::path::PathBuf;
-
 use aoai_filter::config::{Istio, ModuleSource};
-use clap::Args;
 
 use self::patches::Patches;
 use super::client_credential;
@@ -26,22 +23,6 @@ const ADS: &str = "{ads: {}, initial_fetch_timeout: 0s, resource_api_version: V3
 
 /// How long the agent may take to fetch an image.
 const FETCH_TIMEOUT: &str = "60s";
-
-/// Options: what the document does not contain.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// A YAML or JSON file with a section istio, or - for standard input
-    pub(super) file: PathBuf,
-    /// Render the clusters of this document as well, for the steps between two documents
-    ///
-    /// A proxy gets clusters and the document separately. When backends are added or removed, no request is
-    /// lost in three steps: the old document with the clusters of the new one, the new document with the
-    /// clusters of the old one, the new document alone.
-    #[arg(long, value_name = "FILE")]
-    pub(super) clusters_of: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) addresses: Addresses,
-}
 
 /// The resources of a document, as a stream of YAML documents.
 pub(super) fn render(

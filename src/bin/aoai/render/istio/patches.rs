@@ -118,7 +118,7 @@ impl Patches<'_> {
             config: self.config,
             pools: self.pools,
             hosts,
-            enables: Some(self.filters.gateway_name()),
+            enables: &[self.filters.gateway_name()],
             is_mesh: true,
         };
         removed.collect::<String>()

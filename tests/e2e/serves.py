@@ -1,0 +1,74 @@
+"""What a gateway does wherever it is attached: tests for the control planes, each of which has the class once, with a
+fixture `gateway` that serves the two models of `two_regions` and a subscription with a limit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from websockets.sync.client import connect as websocket
+
+from azure_sim import HANG_LIMIT, AzureSim, errors
+from e2e.calls import (API_VERSION, MESSAGES, arrived_at, chat, own_answer, refused, send, v1)
+from e2e.two_regions import KEY, LIMITED, POOL, SINGLE
+
+BY_URL_AND_BODY = {
+    "model in the URL": chat(SINGLE, ("api-key", KEY)),
+    "model in the body": v1(b'{"model":"%s",' % SINGLE.encode() + MESSAGES[1:], ("api-key", KEY)),
+    "of a pool, in the URL": chat(POOL, ("api-key", KEY)),
+    "of a pool, in the body": v1(b'{"model":"%s",' % POOL.encode() + MESSAGES[1:],
+                                 ("api-key", KEY)),
+}
+# What a caller and Envoy send to a backend, besides what the control plane adds.
+EXPECTED = {"host", "authorization", "content-type", "content-length", "x-forwarded-proto", "accept",
+            "user-agent", "transfer-encoding"}
+
+
+class Serves:
+    """The tests. `gateway` is a Gateway of plain Envoy, or what can be used in its place."""
+
+    @pytest.mark.parametrize("kind", BY_URL_AND_BODY)
+    def test_a_request_is_served_and_reaches_azure_without_what_the_control_plane_adds(
+            self, gateway: Any, azure: AzureSim, kind: str) -> None:
+        answer = send(gateway, BY_URL_AND_BODY[kind])
+        assert (answer.status, answer.head.values("x-aoai-backend")) == (200, ["eastus"])
+        assert {name for name, _ in arrived_at(azure, "eastus").headers} <= EXPECTED
+
+    @pytest.mark.parametrize(("call", "reason"), [
+        (chat(SINGLE), "missing_key"),
+        (chat(SINGLE, ("api-key", "wrong")), "unknown_key"),
+        (chat("gpt-9", ("api-key", KEY)), "unknown_model"),
+    ])
+    def test_a_request_that_may_not_be_served_is_refused(
+            self, gateway: Any, azure: AzureSim, call: Any, reason: str) -> None:
+        refused(gateway, azure, call, reason, hidden=["wrong"])
+
+    def test_a_throttled_request_moves_on_to_the_next_region(
+            self, gateway: Any, azure: AzureSim) -> None:
+        azure.resources["eastus"].script.then(errors.throttled(retry_after_ms="1"))
+        answer = send(gateway, chat(POOL, ("api-key", KEY)))
+        assert [answer.head.values(f"x-aoai-{name}") for name in ("backend", "attempts")] == [
+            ["sweden"], ["2"]]
+
+    def test_the_official_client_streams(self, gateway: Any) -> None:
+        with openai.OpenAI(base_url=f"{gateway.url}/openai/v1/", api_key=KEY,
+                           max_retries=0) as client:
+            chunks = list(client.chat.completions.create(
+                model=SINGLE, messages=[{"role": "user", "content": "hi"}], stream=True))
+        text = "".join(one.choices[0].delta.content or "" for one in chunks)
+        assert text == "answer from eastus"
+
+    def test_a_realtime_session_is_a_websocket(self, gateway: Any) -> None:
+        target = f"/openai/realtime?{API_VERSION}&deployment={SINGLE}"
+        with websocket(f"ws://127.0.0.1:{gateway.port}{target}", proxy=None,
+                       open_timeout=HANG_LIMIT, additional_headers={"api-key": KEY},
+                       close_timeout=0.1) as session:
+            assert json.loads(session.recv(HANG_LIMIT))["type"] == "session.created"
+            session.send("hello")
+            assert session.recv(HANG_LIMIT) == "hello"
+
+    def test_a_subscriptions_limit_binds_it(self, gateway: Any) -> None:
+        answers = [send(gateway, chat(SINGLE, ("api-key", LIMITED))) for _ in range(3)]
+        own_answer(answers[-1], "request_limit_reached")
