@@ -80,6 +80,10 @@ image: wasm ## Write the module as an OCI image, without a container engine: dis
 	@PYTHON=$$(.ci/python) && digest=$$("$$PYTHON" .ci/image $(WASM) dist/image) && \
 	  printf 'dist/image: %s\nPush it: crane push dist/image REGISTRY/aoai-filter:VERSION\n' "$$digest"
 
+.PHONY: dist
+dist: wasm ## Write what a release has: dist/release (the module, a static aoai, checksums, bills of materials)
+	@.ci/dist $(WASM) dist/release && cd dist/release && sha256sum --check --quiet SHA256SUMS && ls -l
+
 .PHONY: tools
 tools: cargo ## Build the command-line tool: target/debug/aoai
 	cargo build --locked --bin aoai

@@ -62,7 +62,7 @@ def test_a_document_is_replaced_and_one_with_a_problem_is_not(
     before = gateway.envoy.stats().get(refusals, 0)
     gateway.envoy.apply("aoai", bad)
     gateway.envoy.wait_for_stat(refusals, before + 1)
-    assert "unknown field" in gateway.envoy.log_text()
+    gateway.envoy.wait_for_log("unknown field")
     assert with_new() == 200
     gateway.apply(document)
     gateway.envoy.wait_until(lambda: with_new() == 401, "the old document")
