@@ -4,6 +4,8 @@ fixture `gateway` that serves the two models of `two_regions` and a subscription
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from typing import Any
 
 import openai
@@ -24,6 +26,17 @@ BY_URL_AND_BODY = {
 # What a caller and Envoy send to a backend, besides what the control plane adds.
 EXPECTED = {"host", "authorization", "content-type", "content-length", "x-forwarded-proto", "accept",
             "user-agent", "transfer-encoding"}
+
+
+def tokens(gateway: Any) -> "Counter[str]":
+    """How many tokens of the subscription without limits are counted, by their type."""
+    found: "Counter[str]" = Counter()
+    for name, count in gateway.envoy.stats().items():
+        matched = re.match(r"wasmcustom\.aoai_tokens_total\.backend\.[\w-]+\.type\.(\w+)\..*"
+                           r"\.subscription\.team\.", name)
+        if matched:
+            found[matched[1]] += count
+    return found
 
 
 class Serves:
@@ -68,6 +81,16 @@ class Serves:
             assert json.loads(session.recv(HANG_LIMIT))["type"] == "session.created"
             session.send("hello")
             assert session.recv(HANG_LIMIT) == "hello"
+
+    def test_the_tokens_that_azure_reports_are_counted(self, gateway: Any) -> None:
+        before = tokens(gateway)
+        reported: "Counter[str]" = Counter()
+        for call in BY_URL_AND_BODY.values():
+            usage = json.loads(send(gateway, call).body)["usage"]
+            reported.update(input=usage["prompt_tokens"], output=usage["completion_tokens"])
+        gateway.envoy.wait_until(
+            lambda: {kind: tokens(gateway)[kind] - before[kind] for kind in reported} == reported,
+            f"{dict(reported)} tokens")
 
     def test_a_subscriptions_limit_binds_it(self, gateway: Any) -> None:
         answers = [send(gateway, chat(SINGLE, ("api-key", LIMITED))) for _ in range(3)]
