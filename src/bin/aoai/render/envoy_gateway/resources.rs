@@ -68,7 +68,8 @@ fn pods(section: &EnvoyGateway, signs_in: bool) -> String {
         pod += "          labels: {azure.workload.identity/use: \"true\"}\n";
         account = format!(
             "      \
-      # The application has a federated credential for it.
+      # The application has a federated credential for it, in the namespace where the proxies run: by default
+      # system:serviceaccount:envoy-gateway-system:{name}.
       envoyServiceAccount: {{name: {name}}}
 "
         );
