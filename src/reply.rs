@@ -280,16 +280,32 @@ impl From<AccessError> for Reply {
     }
 }
 
+/// What to write instead, for a client whose base URL lacks this.
+fn base_url(missing: &str) -> &'static str {
+    match missing {
+        "/anthropic" => "give the client a base URL that ends with /anthropic.",
+        "/openai" => {
+            "give OpenAI's clients a base URL that ends with /openai/v1/, and AzureOpenAI the gateway's address \
+             alone as azure_endpoint."
+        }
+        _ => "give the client a base URL that ends with /openai/v1/.",
+    }
+}
+
 impl From<RequestError> for Reply {
     fn from(error: RequestError) -> Self {
         match error {
             RequestError::Path(error) => Reason::UnknownOperation.because(format!(
                 "The path cannot be used: {error}. Write it as the Azure OpenAI reference does."
             )),
-            RequestError::UnknownOperation => Reason::UnknownOperation.because(
+            RequestError::UnknownOperation(Some(missing)) => Reason::UnknownOperation.because(format!(
+                "The path lacks its beginning, {missing}: {}",
+                base_url(missing)
+            )),
+            RequestError::UnknownOperation(None) => Reason::UnknownOperation.because(
                 "This gateway serves the Azure OpenAI data plane: paths that begin with \
-                 /openai/deployments/{model}/, /openai/v1/ or /openai/. Check the client's endpoint or base \
-                 URL.",
+                 /openai/deployments/{model}/, /openai/v1/ or /openai/; and of Foundry /models/chat/completions, \
+                 /models/embeddings and /anthropic/v1/. Check the client's endpoint or base URL.",
             ),
             RequestError::NoModelInQuery => Reason::MissingModel
                 .because("Name the model in the query: model=… (v1) or deployment=…."),

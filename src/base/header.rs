@@ -34,8 +34,9 @@ pub const REMAINING_TOKENS: &str = "x-aoai-remaining-tokens";
 /// On a response: Envoy may retry at the pool's next backend.
 pub const RETRY: &str = "x-aoai-retry";
 
-/// Where a client may put its subscription key, besides `Authorization: Bearer`.
-pub const KEY_HEADERS: [&str; 2] = ["api-key", "ocp-apim-subscription-key"];
+/// Where a client may put its subscription key, besides `Authorization: Bearer`: as Azure's clients,
+/// API Management's and Anthropic's have it.
+pub const KEY_HEADERS: [&str; 3] = ["api-key", "ocp-apim-subscription-key", "x-api-key"];
 
 /// Query parameters that hold a key; browsers cannot set headers on a WebSocket.
 pub const KEY_PARAMETERS: [&str; 2] = ["subscription-key", "api-key"];

@@ -377,7 +377,7 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
     }
     let subscription = subscription?;
     ctx.meter.borrow_mut().caller.subscription = Some(Arc::clone(subscription));
-    let operation = operation.ok_or(RequestError::UnknownOperation)?;
+    let operation = operation.ok_or_else(|| RequestError::unknown(target.segments()))?;
     subscription.check_operation(operation.class)?;
     if let Some(listing) = operation.listing {
         return list_models(ctx, subscription, listing, &target);

@@ -1,9 +1,12 @@
 //! Why a request cannot be read, or is not part of the data plane.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use super::body::BodyError;
 use super::head::BodyKindError;
+use super::operation::missing_prefix;
 use super::path::TargetError;
 
 /// Why a request cannot be read.
@@ -12,9 +15,9 @@ pub enum RequestError {
     /// Its path has more than one reading.
     #[error(transparent)]
     Path(#[from] TargetError),
-    /// Its path is outside the data plane.
+    /// Its path is outside the data plane. What a client's base URL probably lacks, if that shows.
     #[error("the path is not one of the Azure OpenAI data plane")]
-    UnknownOperation,
+    UnknownOperation(Option<&'static str>),
     /// Its query has to name a model and names none.
     #[error("the query names no model")]
     NoModelInQuery,
@@ -36,4 +39,11 @@ pub enum RequestError {
     /// Its body is no JSON in which it can be seen that there are no data sources.
     #[error(transparent)]
     Unchecked(BodyError),
+}
+
+impl RequestError {
+    /// The error of a path with these segments, which is outside the data plane.
+    pub fn unknown(segments: &[Cow<'_, str>]) -> Self {
+        Self::UnknownOperation(missing_prefix(segments))
+    }
 }

@@ -207,6 +207,12 @@ mod tests {
                 &[b"k"],
                 &["ocp-apim-subscription-key"],
             ),
+            (
+                "both, as AnthropicFoundry sends them",
+                &[("x-api-key", b"k"), ("api-key", b"k")],
+                &[b"k", b"k"],
+                &["x-api-key", "api-key"],
+            ),
             ("bearer", &[("authorization", b"Bearer k")], &[b"k"], &[]),
             ("bearer in any case", &[("authorization", b"bEARER  k ")], &[b"k"], &[]),
             ("basic is no key", &[("authorization", b"Basic a2V5")], &[], &[]),
@@ -230,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_key_header_that_comes_twice_is_noticed() {
-        for name in ["api-key", "ocp-apim-subscription-key"] {
+        for name in KEY_HEADERS {
             assert!(Head::read(&pairs(&[(name, b"k"), (name, b"k")])).repeated_key, "{name}");
         }
         let twice = pairs(&[("authorization", b"Bearer k"), ("authorization", b"Bearer k")]);

@@ -1,8 +1,10 @@
-//! Which operation of the Azure OpenAI data plane a request is, and where it names its model.
+//! Which operation of the data plane a request is, and where it names its model.
 //!
 //! The paths are those of Microsoft's data-plane reference, dated (`/openai/deployments/{name}/…`,
-//! `/openai/…`) and v1 (`/openai/v1/…`). What is not in the table below is still passed on, but as
-//! [`Class::Resources`]: a path that is not known yet has to be granted explicitly.
+//! `/openai/…`) and v1 (`/openai/v1/…`), and those that a Foundry resource serves besides: of azure-ai-inference
+//! (`/models/…`) and of Claude (`/anthropic/v1/…`). What is not in the tables below is still passed on where it is
+//! below `/openai` or `/anthropic`, but as [`Class::Resources`]: a path that is not known yet has to be granted
+//! explicitly.
 
 use std::borrow::Cow;
 
@@ -134,7 +136,55 @@ impl Operation {
                     Self::beside_deployments(method, operation, query, knows_stream_options);
                 Some(Self { listing, ..found })
             }
+            ["models", operation @ ..] => Self::of_models(method, operation),
+            ["anthropic", operation @ ..] => Some(Self::of_claude(method, operation)),
             _ => None,
+        }
+    }
+
+    /// Of azure-ai-inference. Alone, `/models` is a mistake in a base URL of OpenAI's clients.
+    fn of_models(method: &str, operation: &[&str]) -> Option<Self> {
+        let tokens = match (method, operation) {
+            // Whether a stream tells its usage is up to the caller: other extra parameters than it sends could
+            // be refused.
+            ("POST", ["chat", "completions"]) => TokenUse::Texts,
+            ("POST", ["embeddings"]) => TokenUse::Input,
+            ("POST", ["images", "embeddings"]) => TokenUse::Media,
+            ("GET", ["info"]) => return Some(Self::of_resource()),
+            _ => return None,
+        };
+        let takes_data_sources = is_chat(operation);
+        Some(Self { takes_data_sources, ..Self::inference(tokens) })
+    }
+
+    /// Of Claude, by the Messages API.
+    fn of_claude(method: &str, operation: &[&str]) -> Self {
+        match (method, operation) {
+            ("POST", ["v1", "messages"]) => Self::inference(TokenUse::Texts),
+            ("POST", ["v1", "messages", "count_tokens"]) => Self::inference(TokenUse::None),
+            _ => Self::of_resource(),
+        }
+    }
+
+    /// Inference with the model in its body, which leaves nothing behind.
+    fn inference(tokens: TokenUse) -> Self {
+        Self {
+            class: Class::Inference,
+            model: ModelSource::Body,
+            is_stateful: false,
+            takes_data_sources: false,
+            listing: None,
+            tokens,
+        }
+    }
+
+    /// What concerns the resource as a whole, or is not known yet.
+    fn of_resource() -> Self {
+        Self {
+            class: Class::Resources,
+            model: ModelSource::Nowhere,
+            is_stateful: true,
+            ..Self::inference(TokenUse::None)
         }
     }
 
@@ -164,6 +214,21 @@ impl Operation {
             _ => TokenUse::None,
         };
         Self { class, model, is_stateful, takes_data_sources, listing: None, tokens }
+    }
+}
+
+/// What a client's base URL lacks, judged by a path outside the data plane: what has to stand before the path.
+pub fn missing_prefix(segments: &[Cow<'_, str>]) -> Option<&'static str> {
+    let path: Vec<String> = segments.iter().map(|one| one.to_ascii_lowercase()).collect();
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    match path.as_slice() {
+        ["v1", "messages", ..] => Some("/anthropic"),
+        ["v1", _, ..] | ["deployments", _, ..] => Some("/openai"),
+        ["chat", "completions"]
+        | ["completions" | "responses" | "embeddings" | "moderations" | "models" | "files"
+        | "realtime", ..]
+        | ["audio" | "images", _, ..] => Some("/openai/v1"),
+        _ => None,
     }
 }
 
@@ -283,6 +348,13 @@ mod tests {
             ("GET", "/openai/v1/realtime", false),
             ("GET", "/openai/v1/realtime?call_id=c", true),
             ("POST", "/openai/threads/runs", true),
+            ("POST", "/models/chat/completions", false),
+            ("POST", "/models/embeddings", false),
+            ("GET", "/models/info", true),
+            ("POST", "/anthropic/v1/messages", false),
+            ("POST", "/anthropic/v1/messages/count_tokens", false),
+            ("POST", "/anthropic/v1/messages/batches", true),
+            ("GET", "/anthropic/v1/messages", true),
         ];
         for (method, path, stays) in rows {
             let target = Target::parse(path.as_bytes()).unwrap();
@@ -332,6 +404,13 @@ mod tests {
             ("GET", "/openai/v1/realtime?call_id=c", TokenUse::None),
             ("GET", "/openai/v1/models", TokenUse::None),
             ("POST", "/openai/v1/batches", TokenUse::None),
+            ("POST", "/models/chat/completions", TokenUse::Texts),
+            ("POST", "/models/embeddings", TokenUse::Input),
+            ("POST", "/models/images/embeddings", TokenUse::Media),
+            ("POST", "/anthropic/v1/messages", TokenUse::Texts),
+            ("POST", "/Anthropic/v1/Messages", TokenUse::Texts),
+            ("POST", "/anthropic/v1/messages/count_tokens", TokenUse::None),
+            ("POST", "/anthropic/v1/messages/batches", TokenUse::None),
             (
                 "GET",
                 "/openai/deployments/m/chat/completions?api-version=2024-10-21",
@@ -346,11 +425,39 @@ mod tests {
     }
 
     #[test]
+    fn a_path_without_its_beginning_is_no_operation_and_shows_what_is_missing() {
+        let rows = [
+            ("/v1/chat/completions", Some("/openai")),
+            ("/chat/completions", Some("/openai/v1")),
+            ("/responses/r/input_items", Some("/openai/v1")),
+            ("/Models", Some("/openai/v1")),
+            ("/models/gpt-4o", Some("/openai/v1")),
+            ("/audio/speech", Some("/openai/v1")),
+            ("/deployments/m/chat/completions", Some("/openai")),
+            ("/v1/messages", Some("/anthropic")),
+            ("/v1/messages/count_tokens", Some("/anthropic")),
+            ("/", None),
+            ("/v1", None),
+            ("/healthz", None),
+        ];
+        for (path, expected) in rows {
+            let target = Target::parse(path.as_bytes()).unwrap();
+            for method in ["GET", "POST"] {
+                let found = Operation::find(method, target.segments(), target.query());
+                assert_eq!(found, None, "{method} {path}");
+            }
+            assert_eq!(missing_prefix(target.segments()), expected, "{path}");
+        }
+    }
+
+    #[test]
     fn only_what_creates_a_chat_completion_can_have_data_sources() {
         let rows = [
             ("POST", "/openai/v1/chat/completions", true),
             ("POST", "/openai/chat/completions", true),
             ("POST", "/openai/deployments/m/chat/completions", true),
+            ("POST", "/models/chat/completions", true),
+            ("POST", "/models/embeddings", false),
             ("POST", "/OpenAI/Deployments/m/Chat/Completions", true),
             ("GET", "/openai/v1/chat/completions", false),
             ("POST", "/openai/v1/chat/completions/c_1", false),

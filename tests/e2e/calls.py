@@ -190,7 +190,7 @@ def left_clean(azure: AzureSim, seen: RecordedRequest, name: str) -> None:
     key anywhere and without any of the filter's own headers."""
     assert seen.header_values("host") == [azure.resources[name].host]
     assert [one for one, _ in seen.headers if one.startswith("x-aoai-")] == []
-    assert [one for one, _ in seen.headers if one in ("api-key", "ocp-apim-subscription-key")] == []
+    assert [one for one, _ in seen.headers if one in ("api-key", "ocp-apim-subscription-key", "x-api-key")] == []
     assert [one for one, _ in seen.query if one.lower() in ("api-key", "subscription-key")] == []
     assert len(seen.header_values("authorization")) == 1
     machine = azure.identity.system_assigned

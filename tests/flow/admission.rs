@@ -104,7 +104,8 @@ fn check(name: &str, request: &Request, expected: &Outcome) {
 }
 
 fn assert_no_key(call: &Call, name: &str) {
-    let names = ["api-key", "ocp-apim-subscription-key", "x-aoai-cluster", "x-aoai-other"];
+    let names =
+        ["api-key", "ocp-apim-subscription-key", "x-api-key", "x-aoai-cluster", "x-aoai-other"];
     for header in names {
         assert_eq!(call.request_header(header), None, "{name}");
     }
@@ -264,6 +265,55 @@ fn a_model_of_what_is_stored_is_bound_too() {
     for (path, body, reason) in rows {
         let expected = reason.map_or(Sent { backend: "eastus", path }, Replied);
         check(&format!("{path} {body}"), &post(path).header("api-key", KEY).body(body), &expected);
+    }
+}
+
+#[test]
+fn foundrys_other_doors_have_the_model_in_the_body() {
+    const RENAMED: &str = r#"{"model":"gpt-4o-2024-11-20","messages":[]}"#;
+    for path in [
+        "/models/chat/completions?api-version=2024-05-01-preview",
+        "/models/embeddings?api-version=2024-05-01-preview",
+        "/anthropic/v1/messages",
+        "/anthropic/v1/messages/count_tokens",
+    ] {
+        let renamed = SentWith { backend: "eastus", path, body: RENAMED };
+        for (body, expected) in [
+            (r#"{"model":"gpt-4o"}"#, Sent { backend: "eastus", path }),
+            (r#"{"model":"alias","messages":[]}"#, renamed),
+            (r#"{"model":"secret"}"#, Replied("model_not_allowed")),
+            (r#"{"messages":[]}"#, Replied("missing_model")),
+        ] {
+            let request = post(path).header("x-api-key", KEY).body(body);
+            check(&format!("{path} {body}"), &request, &expected);
+        }
+    }
+    // What is stored, and what is not known yet, is granted by the same word as elsewhere.
+    for path in ["/anthropic/v1/messages/batches", "/anthropic/v1/files"] {
+        let request = |key| post(path).header("x-api-key", key).body("{}");
+        check(path, &request(KEY), &Sent { backend: "eastus", path });
+        check(path, &request("k-all"), &Replied("operation_not_allowed"));
+    }
+    const SOURCES: &str = r#"{"model":"gpt-4o","data_sources":[]}"#;
+    let sources = post("/models/chat/completions").header("api-key", "k-all").body(SOURCES);
+    check("data sources", &sources, &Replied("operation_not_allowed"));
+}
+
+#[test]
+fn a_base_url_that_lacks_its_beginning_gets_told_what_to_write() {
+    for (path, written) in [
+        ("/v1/chat/completions", "/openai/v1/"),
+        ("/chat/completions", "/openai/v1/"),
+        ("/deployments/gpt-4o/chat/completions", "azure_endpoint"),
+        ("/v1/messages", "/anthropic."),
+        ("/elsewhere", "/models/embeddings"),
+    ] {
+        let request = post(path).header("api-key", KEY).body("{}");
+        check(path, &request, &Replied("unknown_operation"));
+        let process = Process::new();
+        let call = Worker::ready(&process, &document()).call(&request);
+        let reply = String::from_utf8(call.response().body).unwrap();
+        assert!(reply.contains(written), "{path}: {reply}");
     }
 }
 
@@ -454,6 +504,7 @@ fn a_key_counts_wherever_it_may_stand() {
     let rows: &[(&str, &str, &[(&str, &str)])] = &[
         ("api-key", "", &[("api-key", "k-all")]),
         ("API Management's", "", &[("ocp-apim-subscription-key", "k-all")]),
+        ("Anthropic's", "", &[("x-api-key", "k-all")]),
         ("bearer", "", &[("authorization", "Bearer k-all")]),
         ("the same twice", "", &[("authorization", "Bearer k-all"), ("api-key", "k-all")]),
         ("query", "?api-key=k-all", &[]),

@@ -29,6 +29,8 @@ pub struct EventReader {
     /// What has come of an event that is undecided, and has not gone on.
     withheld: Vec<u8>,
     usage: Option<Usage>,
+    /// What a message told when it began, which its end may tell only a part of.
+    begun: Option<Usage>,
     outputs: u64,
 }
 
@@ -112,13 +114,17 @@ impl EventReader {
             takes_out,
             withheld: Vec::new(),
             usage: None,
+            begun: None,
             outputs: 0,
         }
     }
 
     /// The usage that was read so far. Where there are several, the last one counts.
     pub fn usage(&self) -> Option<Usage> {
-        self.usage
+        match (self.usage, self.begun) {
+            (Some(usage), Some(begun)) => Some(usage.or_more(begun)),
+            (usage, begun) => usage.or(begun),
+        }
     }
 
     /// How many events had a piece of the output.
@@ -246,6 +252,7 @@ impl EventReader {
         }
         let fields = &self.data.visitor;
         self.usage = fields.usage.get().or(fields.of_response.get()).or(self.usage);
+        self.begun = fields.of_message.get().or(self.begun);
         self.outputs += u64::from(fields.has_output);
         let is_usage = fields.has_no_choice && matches!(fields.usage, UsageField::Object(_));
         is_usage && !fields.is_other_chunk && self.event == Event::Undecided

@@ -12,9 +12,11 @@ pub(super) struct UsageFields {
     pub(super) usage: UsageField,
     /// What stands in the object `response`.
     pub(super) of_response: UsageField,
+    /// What stands in the object `message`: of a message that begins (messages).
+    pub(super) of_message: UsageField,
     /// Whether the document has an empty list of `choices` (chat, completions).
     pub(super) has_no_choice: bool,
-    /// Whether it has a piece of a response's output: a choice, or a `delta` (responses).
+    /// Whether it has a piece of a response's output: a choice, or a `delta` (responses, messages).
     pub(super) has_output: bool,
     /// Whether it has a choice, or no object as usage, wherever that stands and whatever follows.
     pub(super) is_other_chunk: bool,
@@ -37,6 +39,8 @@ pub(super) enum Field {
     Usage,
     Response,
     UsageOfResponse,
+    Message,
+    UsageOfMessage,
     Choices,
 }
 
@@ -63,6 +67,11 @@ impl Visitor for UsageFields {
                 Want::Object(Field::Response)
             }
             (Some(Field::Response), "usage") => Want::Raw(Field::UsageOfResponse, LONGEST),
+            (None, "message") => {
+                self.of_message = UsageField::Absent;
+                Want::Object(Field::Message)
+            }
+            (Some(Field::Message), "usage") => Want::Raw(Field::UsageOfMessage, LONGEST),
             // An empty list may have white space in it.
             (None, "choices") => Want::Raw(Field::Choices, 8),
             (None, "delta") => {
@@ -84,6 +93,7 @@ impl Visitor for UsageFields {
                 self.is_other_chunk |= self.usage == UsageField::NoObject;
             }
             Field::UsageOfResponse => self.of_response = usage(),
+            Field::UsageOfMessage => self.of_message = usage(),
             Field::Choices => {
                 let is_empty = matches!(&value, Value::Raw([b'[', inner @ .., b']'])
                     if inner.trim_ascii().is_empty());
@@ -91,7 +101,7 @@ impl Visitor for UsageFields {
                 self.has_output |= !is_empty;
                 self.is_other_chunk |= !is_empty;
             }
-            Field::Response => {}
+            Field::Response | Field::Message => {}
         }
         Ok(())
     }

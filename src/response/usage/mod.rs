@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | JSON | the field `usage` at the top level |
 //! | server-sent events | `usage` of the last chunk, or `response.usage` of `response.completed`, `.incomplete`, `.failed` |
+//! | server-sent events of Claude | `message.usage` of `message_start`, and `usage` of `message_delta` |
 //! | WebSocket (realtime) | `response.usage` of every `response.done` |
 //!
 //! Only these places count: what else is called `usage`, in a text or below, is content.

@@ -39,6 +39,12 @@ fn usage_is_read_in_all_of_its_forms() {
                 "output_token_details": {"text_tokens": 30, "audio_tokens": 91}}),
             usage(132, 64, 121, 0),
         ),
+        (
+            "messages of Claude",
+            json!({"input_tokens": 20, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 30,
+                "cache_creation": {"ephemeral_5m_input_tokens": 30}, "output_tokens": 5}),
+            usage(150, 100, 5, 0),
+        ),
         ("a transcription by duration", json!({"type": "duration", "seconds": 7}), None),
         (
             "details that are null",
@@ -259,6 +265,37 @@ fn events_of_the_responses_api_have_their_usage_in_the_response() {
 }
 
 /// A frame of a server.
+/// The end tells the output, and of the input as much as it likes.
+#[test]
+fn a_message_of_claude_has_its_usage_at_its_beginning_and_at_its_end() {
+    const START: &str = r#"{"type":"message_start","message":{"id":"m","usage":{"input_tokens":20,"cache_read_input_tokens":100,"output_tokens":1}}}"#;
+    const TEXT: &str =
+        r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"\"usage\":{}"}}"#;
+    let end = |usage: &str| {
+        format!(
+            r#"{{"type":"message_delta","delta":{{"stop_reason":"end_turn"}},"usage":{usage}}}"#
+        )
+    };
+    let stream = |events: &[&str]| -> String {
+        let event = |data: &&str| format!("event: any\ndata: {data}\n\n");
+        events.iter().map(event).collect()
+    };
+    let alone = end(r#"{"output_tokens":7}"#);
+    let whole = end(r#"{"input_tokens":20,"cache_read_input_tokens":100,"output_tokens":7}"#);
+    let rows = [
+        ("the output alone at the end", stream(&[START, TEXT, &alone]), usage(120, 100, 7, 0), 2),
+        ("all at the end", stream(&[START, TEXT, TEXT, &whole]), usage(120, 100, 7, 0), 3),
+        ("without an end", stream(&[START, TEXT]), usage(120, 100, 1, 0), 1),
+        ("without a beginning", stream(&[TEXT, &alone]), usage(0, 0, 7, 0), 2),
+    ];
+    for (name, stream, expected, outputs) in rows {
+        for size in [1, 5, stream.len()] {
+            let found = in_pieces(&stream, size, false);
+            assert_eq!(found, (stream.clone(), expected, outputs), "{name}, in pieces of {size}");
+        }
+    }
+}
+
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
@@ -333,7 +370,7 @@ fn json_value() -> impl Strategy<Value = Json> {
         Just(json!({"prompt_tokens": 5, "completion_tokens": 6})),
     ];
     leaf.prop_recursive(3, 24, 4, |inner| {
-        let key = "(usage|response|choices|delta|[a-z\"\\\\\u{e9}]{0,6})";
+        let key = "(usage|response|message|choices|delta|[a-z\"\\\\\u{e9}]{0,6})";
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
             prop::collection::btree_map(key, inner, 0..4)
@@ -343,7 +380,7 @@ fn json_value() -> impl Strategy<Value = Json> {
 }
 
 fn document() -> impl Strategy<Value = Json> {
-    let key = "(usage|response|choices|delta|[a-z]{0,6})";
+    let key = "(usage|response|message|choices|delta|[a-z]{0,6})";
     prop::collection::btree_map(key, json_value(), 0..6)
         .prop_map(|map| Json::Object(map.into_iter().collect()))
 }
@@ -393,7 +430,8 @@ proptest! {
         end in prop::sample::select(&["\n", "\r\n", "\r"][..]),
         cuts in prop::collection::vec(any::<Index>(), 0..12),
     ) {
-        let (mut stream, mut expected, mut used) = (String::new(), String::new(), None);
+        let (mut stream, mut expected) = (String::new(), String::new());
+        let (mut used, mut begun) = (None, None);
         for (chunk, kind) in &chunks {
             if *kind == 0 {
                 stream += &format!(": wait{end}{end}");
@@ -405,10 +443,18 @@ proptest! {
             if !is_usage_chunk(chunk) {
                 expected += &event;
             }
-            let of_response = chunk.get("response").and_then(|response| response.get("usage"));
-            let found = independent(chunk.get("usage")).or(independent(of_response));
-            used = found.or(used);
+            let within = |name: &str| independent(chunk.get(name).and_then(|one| one.get("usage")));
+            used = independent(chunk.get("usage")).or(within("response")).or(used);
+            begun = within("message").or(begun);
         }
+        let used = match (used, begun) {
+            (Some(used), Some(begun)) => Some(Usage {
+                input: used.input.max(begun.input),
+                output: used.output.max(begun.output),
+                ..Usage::default()
+            }),
+            (used, begun) => used.or(begun),
+        };
         let ends = ends(&cuts, stream.len());
         let (passed, found, _) = of_stream(stream.as_bytes(), &ends, true);
         prop_assert_eq!(String::from_utf8(passed).unwrap(), expected);

@@ -26,7 +26,10 @@ impl Usage {
 
     /// Reads a `usage` object. Azure names its fields in two ways: `prompt_tokens`, `completion_tokens`
     /// (chat, completions, embeddings) or `input_tokens`, `output_tokens` (responses, images,
-    /// transcriptions, realtime). `None` where it has neither, as that of a transcription by duration.
+    /// transcriptions, realtime, messages). `None` where it has neither, as that of a transcription by duration.
+    ///
+    /// Claude's `input_tokens` are without those that were read from its prompt cache or written to it, which it
+    /// tells besides (Anthropic's Messages API); here the input has all of them, as OpenAI's has.
     pub(super) fn read(json: &[u8]) -> Option<Self> {
         let node = Node::from_json(json).ok()?;
         let count = |node: &Node, names: &[&str]| {
@@ -45,12 +48,28 @@ impl Usage {
         let of_input = ["prompt_tokens_details", "input_tokens_details", "input_token_details"];
         let of_output =
             ["completion_tokens_details", "output_tokens_details", "output_token_details"];
+        let beside = |name: &str| count(&node, &[name]).unwrap_or_default();
+        let from_cache = beside("cache_read_input_tokens");
+        let to_cache = beside("cache_creation_input_tokens");
+        let input = input.unwrap_or_default().saturating_add(from_cache).saturating_add(to_cache);
         Some(Self {
-            input: input.unwrap_or_default(),
-            cached_input: detail(&of_input, "cached_tokens"),
+            input,
+            cached_input: detail(&of_input, "cached_tokens").saturating_add(from_cache),
             output: output.unwrap_or_default(),
             reasoning: detail(&of_output, "reasoning_tokens"),
         })
+    }
+}
+
+impl Usage {
+    /// What two events of one response tell together, each as far as it knows.
+    pub(super) fn or_more(self, other: Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            cached_input: self.cached_input.max(other.cached_input),
+            output: self.output.max(other.output),
+            reasoning: self.reasoning.max(other.reasoning),
+        }
     }
 }
 

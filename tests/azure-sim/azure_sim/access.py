@@ -70,7 +70,7 @@ def _data_action(request: RecordedRequest, found: Optional[Route]) -> str:
 
 def _key(request: RecordedRequest) -> Optional[str]:
     """An API key anywhere Azure reads one. It wins over a token: a leaked one is always seen."""
-    for name in ("api-key", "ocp-apim-subscription-key"):
+    for name in ("api-key", "ocp-apim-subscription-key", "x-api-key"):
         if (value := request.header(name)) is not None:
             return value
     return next((value for name, value in request.query

@@ -15,6 +15,12 @@ def error(status: int, code: str, message: str) -> Answer:
     return Answer(status, body={"error": {"code": code, "message": message}})
 
 
+def claude(status: int, kind: str, message: str) -> Answer:
+    """A refusal of Claude's (Anthropic's API reference, Errors)."""
+    return Answer(status, body={"type": "error", "error": {"type": kind, "message": message},
+                                "request_id": "req_simulated"})
+
+
 def spaced(answer: Answer) -> Answer:
     """The same JSON with a space after every colon and comma. The gateways in front of Azure OpenAI
     write some of these answers so, and others not: who reads them must not depend on it."""

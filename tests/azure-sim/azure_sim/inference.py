@@ -124,6 +124,44 @@ def _chat(asked: Asked, model: str, content: str) -> Answer:
                              "usage": usage(asked, content)})
 
 
+def _message(asked: Asked, model: str, content: str) -> Answer:
+    """Claude's, with a tool where the caller brings one."""
+    if not isinstance(asked.fields.get("messages"), list) or "max_tokens" not in asked.fields:
+        return errors.claude(400, "invalid_request_error", "max_tokens: Field required")
+    prompt, cached, output = tokens(asked, content)
+    # Without what comes from a cache, which is told besides.
+    used = {"input_tokens": prompt - cached, "cache_read_input_tokens": cached,
+            "cache_creation_input_tokens": 0}
+    tool = next(iter(asked.fields.get("tools", [])), None)
+    block: Dict[str, Any] = {"type": "text", "text": content}
+    if tool is not None:
+        block = {"type": "tool_use", "id": "toolu_1", "name": tool["name"], "input": {"of": content}}
+    reason = "end_turn" if tool is None else "tool_use"
+    base = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant", "model": model,
+            "stop_sequence": None}
+    if not asked.stream:
+        return Answer(200, body={**base, "content": [block], "stop_reason": reason,
+                                 "usage": {**used, "output_tokens": output}})
+    empty = {**block, "text": ""} if tool is None else {**block, "input": {}}
+    deltas: List[Dict[str, Any]] = [{"type": "text_delta", "text": word} for word in _words(content)]
+    if tool is not None:
+        deltas = [{"type": "input_json_delta", "partial_json": json.dumps({"of": content})}]
+    return Answer(200, chunks=sse(
+        {"type": "message_start", "message": {
+            **base, "content": [], "stop_reason": None, "usage": {**used, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": empty},
+        {"type": "ping"},
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None},
+         "usage": {"output_tokens": output}},
+        {"type": "message_stop"}, named=True))
+
+
+def _count_tokens(asked: Asked, _model: str, content: str) -> Answer:
+    return Answer(200, body={"input_tokens": tokens(asked, content)[0]})
+
+
 def _completion(asked: Asked, model: str, content: str) -> Answer:
     if "prompt" not in asked.fields:
         return errors.bad_request("'prompt' is a required property", "prompt")
@@ -195,4 +233,6 @@ _OPERATIONS: Dict[str, Callable[[Asked, str, str], Answer]] = {
     "audio/speech": _speech,
     "images/generations": _image,
     "images/edits": _image,
+    "messages": _message,
+    "messages/count_tokens": _count_tokens,
 }

@@ -37,7 +37,7 @@ def _token_refused(resource: Resource, _request: RecordedRequest) -> Answer:
 
 
 def _role_missing(resource: Resource, request: RecordedRequest) -> Answer:
-    return access.role_missing(resource, request, route(request))
+    return access.role_missing(resource, request, route(request, resource.is_foundry))
 
 
 def _wrong_tenant(_resource: Resource, request: RecordedRequest) -> Answer:

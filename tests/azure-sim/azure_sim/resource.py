@@ -22,7 +22,8 @@ class Resource(Endpoint):
     cloud it is. `keys` empty means that key authentication is disabled. `deployments` maps
     deployment names to model names. `tenant` and `audiences` are whose tokens, for whom, it takes;
     `principals` are the object ids of those that have the role, None when all have it. `quota` is what
-    may be asked of the deployments, None when that is any number of requests of any size.
+    may be asked of the deployments, None when that is any number of requests of any size. `is_foundry`
+    is whether it serves more than OpenAI's paths, which its first name says.
     """
 
     def __init__(self, name: str, *, hosts: Sequence[str], deployments: Mapping[str, str],
@@ -34,6 +35,7 @@ class Resource(Endpoint):
         self.hosts: Set[str] = {host.lower() for host in [*hosts, *filter(None, [regional_host])]}
         self.region = region
         self.tls = tls
+        self.is_foundry = self.host.endswith(".services.ai.azure.com")
         self._tenant = tenant
         self._deployments = dict(deployments)
         self.reset_settings()
@@ -95,7 +97,7 @@ class Resource(Endpoint):
         return errors.spaced(answer) if self._spaced else answer
 
     def _greeting(self, request: RecordedRequest) -> Union[Answer, str]:
-        found = route(request)
+        found = route(request, self.is_foundry)
         refused = access.refusal(self, request, found)
         if refused is not None:
             return refused
@@ -106,7 +108,7 @@ class Resource(Endpoint):
         return inference.session_created(self.deployments[found.deployment])
 
     def _answer(self, request: RecordedRequest) -> Answer:
-        found = route(request)
+        found = route(request, self.is_foundry)
         refused = access.refusal(self, request, found)
         if refused is not None:
             return refused

@@ -2,6 +2,9 @@
 
 Dated paths (`/openai/deployments/{d}/…`, `/openai/files`, …) need `api-version`; `/openai/v1/…`
 does not, and names the deployment in the body. Source: the Azure OpenAI REST reference.
+
+A Foundry resource also serves `/models/…` (azure-ai-inference, dated) and `/anthropic/v1/…` (Claude), which name the
+deployment in the body. Source: what the official packages send.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ INFERENCE = (
     "chat/completions", "completions", "embeddings", "audio/transcriptions", "audio/translations",
     "audio/speech", "images/generations", "images/edits",
 )
+OF_MODELS = ("chat/completions", "embeddings")
+OF_CLAUDE = ("messages", "messages/count_tokens")
 COLLECTIONS = (
     "responses", "files", "uploads", "batches", "assistants", "threads", "vector_stores", "models",
     "fine_tuning/jobs", "evals", "realtime",
@@ -36,21 +41,29 @@ class Route:
 
     @property
     def inference(self) -> bool:
-        return self.operation in INFERENCE
+        return self.operation in (*INFERENCE, *OF_CLAUDE)
 
 
-def route(request: RecordedRequest) -> Optional[Route]:
+def route(request: RecordedRequest, foundry: bool) -> Optional[Route]:
     """The operation, or None where Azure answers `Resource not found`. Paths are exact: no doubled
-    or trailing slash, no dot segments."""
+    or trailing slash, no dot segments. `foundry` is whether it is asked as a Foundry resource."""
     prefix, v1_prefix = "/openai/", "/openai/v1/"
+    if foundry and request.path in [f"/anthropic/v1/{name}" for name in OF_CLAUDE]:
+        return Route(request.path[len("/anthropic/v1/"):], v1=True)
+    if foundry and request.path in [f"/models/{name}" for name in OF_MODELS] and _is_dated(request):
+        return Route(request.path[len("/models/"):], v1=True)
     if request.path.startswith(v1_prefix):
         return _v1(request, request.path[len(v1_prefix):])
     if not request.path.startswith(prefix):
         return None
-    versions = [value for name, value in request.query if name == "api-version"]
-    if len(versions) != 1 or not _API_VERSION.fullmatch(versions[0]):
+    if not _is_dated(request):
         return None
     return _dated(request, request.path[len(prefix):])
+
+
+def _is_dated(request: RecordedRequest) -> bool:
+    versions = [value for name, value in request.query if name == "api-version"]
+    return len(versions) == 1 and _API_VERSION.fullmatch(versions[0]) is not None
 
 
 def _v1(request: RecordedRequest, rest: str) -> Optional[Route]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 CREDENTIAL_HEADERS = frozenset(
-    {"authorization", "api-key", "ocp-apim-subscription-key", "x-identity-header", "cookie"}
+    {"authorization", "api-key", "ocp-apim-subscription-key", "x-api-key", "x-identity-header", "cookie"}
 )
 CREDENTIAL_FIELDS = frozenset({"client_secret", "client_assertion"})
 _KEY_PARAMETER = re.compile(r"((?:^|[?&])(?:subscription-key|api-key)=)[^&#]*", re.IGNORECASE)
