@@ -328,6 +328,56 @@ fn files_that_envoy_follows_are_written_only_if_they_change() {
     std::fs::remove_file(&directory).unwrap();
 }
 
+/// Three requests on two days, one of them refused, and what else a collector of logs has.
+const ACCESS_LOG: &str = r#"{"time":"2026-11-26T23:59:59.999Z","subscription":"search","model":"gpt-4o","operation":"chat/completions","backend":"eastus","status":200,"reason":null,"tokens":"21","input_tokens":"9","output_tokens":"12"}
+gateway-1 {"time":"2026-11-27T00:00:00.000Z","subscription":"search","model":"gpt-4o","status":200,"reason":"-","tokens":21,"input_tokens":9,"output_tokens":12}
+{"time":"2026-11-27T10:00:00.000Z","subscription":null,"model":null,"status":401,"reason":"missing_key","tokens":null}
+
+[2026-11-27 10:00:00.000][1][warning][wasm] backend eastus is in cooldown {"a": 1}
+{"time":"cut"#;
+
+#[test]
+fn access_logs_are_summed_up_by_subscription_model_and_day() {
+    let usage = |options: &[&str]| aoai(&[&["usage"], options].concat(), ACCESS_LOG.as_bytes());
+    let others = "aoai: skipped 2 lines that no access log has\n";
+    let table = "\
+day         subscription  model   requests  refused  input_tokens  output_tokens  tokens
+2026-11-26  search        gpt-4o         1        0             9             12      21
+2026-11-27  none          none           1        1             0              0       0
+2026-11-27  search        gpt-4o         1        0             9             12      21
+all                                      3        1            18             24      42
+";
+    assert_eq!(usage(&[]), run(0, table, others));
+    let csv = "\
+subscription,backend,requests,refused,input_tokens,output_tokens,tokens
+none,none,1,1,0,0,0
+search,eastus,1,0,9,12,21
+search,none,1,0,9,12,21
+";
+    assert_eq!(usage(&["--by", "subscription,backend", "--format=csv"]), run(0, csv, others));
+    let json = usage(&["-", "--by=operation", "--format=json"]);
+    let rows: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let row = |operation: &str, requests: u64, refused: u64, tokens: [u64; 3]| {
+        let [input_tokens, output_tokens, tokens] = tokens;
+        serde_json::json!({"operation": operation, "requests": requests, "refused": refused,
+            "input_tokens": input_tokens, "output_tokens": output_tokens, "tokens": tokens})
+    };
+    let expected = [row("chat/completions", 1, 0, [9, 12, 21]), row("none", 2, 1, [9, 12, 21])];
+    assert_eq!(rows, serde_json::json!(expected));
+}
+
+#[test]
+fn a_log_without_a_line_of_ours_and_one_that_is_not_there_are_errors() {
+    let nothing = "aoai: found no line of an access log (listener.access_log: json)\n";
+    assert_eq!(aoai(&["usage"], b""), run(1, "", nothing));
+    let others = format!("aoai: skipped 1 line that no access log has\n{nothing}");
+    assert_eq!(aoai(&["usage"], b"[info] x\n"), run(1, "", &others));
+    let failed = aoai(&["usage", "missing.log"], b"");
+    assert!(failed.status == 2 && failed.stderr.starts_with("aoai: cannot read missing.log"));
+    let failed = aoai(&["usage", "--by=team"], b"");
+    assert!(failed.status == 2 && failed.stderr.contains("possible values: day, subscription"));
+}
+
 /// A document without the section, and steps between two documents.
 #[test]
 fn resources_of_a_control_plane_are_rendered_or_it_is_said_why_not() {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use super::problem::quoted;
 use super::reader::Reader;
 use super::size::{size, written, KIB, MIB};
-use super::types::{Listener, Monitoring, TlsFiles};
+use super::types::{AccessLog, Listener, Monitoring, TlsFiles};
 use super::value::path;
 use crate::base::json::Node;
 
@@ -47,6 +47,7 @@ impl Default for Listener {
             max_connections: DEFAULT_MAX_CONNECTIONS,
             heap_limit: DEFAULT_HEAP_LIMIT,
             monitoring: None,
+            access_log: AccessLog::default(),
         }
     }
 }
@@ -64,6 +65,7 @@ pub(super) fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
             "max_connections",
             "heap_limit",
             "monitoring",
+            "access_log",
         ],
     )?;
     let default = Listener::default();
@@ -92,6 +94,7 @@ pub(super) fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
         reader.optional(object, "heap_limit", |reader, node| size(reader, node, HEAP_LIMIT));
     let monitoring =
         reader.optional(object, "monitoring", |reader, node| monitoring(reader, node, port));
+    let access_log = reader.optional(object, "access_log", access_log);
     Some(Listener {
         address: address.unwrap_or(default.address),
         port,
@@ -101,7 +104,13 @@ pub(super) fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
         max_connections: max_connections.unwrap_or(default.max_connections),
         heap_limit: heap_limit.unwrap_or(default.heap_limit),
         monitoring,
+        access_log: access_log.unwrap_or(default.access_log),
     })
+}
+
+fn access_log(reader: &mut Reader, node: &Node) -> Option<AccessLog> {
+    let text = reader.text(node, |text| matches!(text, "json" | "none"), "json or none")?;
+    Some(if text == "none" { AccessLog::None } else { AccessLog::Json })
 }
 
 /// Reads where metrics and readiness are shown, beside the listener's own port.

@@ -30,6 +30,7 @@ listener:
   max_connections: 500
   heap_limit: 2048MiB
   monitoring: {address: 10.0.0.5, port: 9100}
+  access_log: none
 failover:
   cooldown: 2s
   longest_cooldown: 90s
@@ -147,6 +148,7 @@ fn a_whole_document_reads() {
             max_connections: 500,
             heap_limit: 2_147_483_648,
             monitoring: Some(Monitoring { address: [10, 0, 0, 5].into(), port: 9100 }),
+            access_log: AccessLog::None,
         }
     );
     assert_eq!(
@@ -294,6 +296,7 @@ fn what_is_left_out_has_its_default() {
             max_connections: 10_000,
             heap_limit: 1_073_741_824,
             monitoring: None,
+            access_log: AccessLog::Json,
         }
     );
     assert_eq!(
@@ -695,6 +698,7 @@ fn mistakes_of_the_listener_are_reported() {
         ("no port", "port: 9100", "port: 0", "listener.monitoring.port: found 0; expected a whole number from 1 to 65535"),
         ("the same port", "port: 9100", "port: 8443", "listener.monitoring.port: found 8443; expected another port than that of the listener"),
         ("a path", "port: 9100", "path: /metrics", "listener.monitoring.path: unknown field; expected address or port"),
+        ("a format that is not there", "access_log: none", "access_log: text", "listener.access_log: found \"text\"; expected json or none"),
         ("small heap", "2048MiB", "127MiB", "listener.heap_limit: found \"127MiB\"; expected a size from 128MiB to 1048576MiB, such as 256MiB"),
         ("no object", "listener:", "listener: off\nlistner:", "listner: unknown field; did you mean \"listener\"?\nlistener: found a string; expected an object"),
     ]);

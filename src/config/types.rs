@@ -149,6 +149,18 @@ pub struct Listener {
     pub heap_limit: u64,
     /// Where metrics and readiness are shown, where they are.
     pub monitoring: Option<Monitoring>,
+    /// Whether Envoy writes a line for each request.
+    pub access_log: AccessLog,
+}
+
+/// What Envoy writes of each request to its standard output.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    /// A JSON object, on a line.
+    #[default]
+    Json,
+    /// Nothing.
+    None,
 }
 
 /// Where scrapers and probes find metrics and readiness, and nothing else.

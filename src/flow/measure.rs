@@ -147,6 +147,8 @@ pub enum LogField<'a> {
     Subscription(&'a str),
     /// The model's name.
     Model(&'a str),
+    /// The operation's name.
+    Operation(&'static str),
     /// The backend that has responded, or was asked last.
     Backend(&'a str),
     /// How many backends of a pool were asked.

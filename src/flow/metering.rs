@@ -38,6 +38,8 @@ pub struct Meter {
     pub attempts: Option<usize>,
     began: Option<SystemTime>,
     tokens: TokenUse,
+    /// The name of the operation, once its caller may use it.
+    pub operation: Option<&'static str>,
     admission: Admission,
     is_forwarded: bool,
     /// How many bytes of the request's body have gone on.
@@ -232,6 +234,7 @@ impl Meter {
         for field in [
             subscription.as_ref().map(|one| LogField::Subscription(&one.id)),
             model.as_ref().map(|model| LogField::Model(&model.name)),
+            self.operation.map(LogField::Operation),
             self.backend.as_deref().map(LogField::Backend),
             self.attempts.map(LogField::Attempts),
             self.reason.map(LogField::Reason),

@@ -379,6 +379,7 @@ fn admit(ctx: &Context<'_>, changes: &mut Changes, head: &Head<'_>, ended: bool)
     ctx.meter.borrow_mut().caller.subscription = Some(Arc::clone(subscription));
     let operation = operation.ok_or_else(|| RequestError::unknown(target.segments()))?;
     subscription.check_operation(operation.class)?;
+    ctx.meter.borrow_mut().operation = Some(operation.name);
     if let Some(listing) = operation.listing {
         return list_models(ctx, subscription, listing, &target);
     }

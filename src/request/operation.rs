@@ -86,7 +86,12 @@ pub struct Operation {
     pub listing: Option<Listing>,
     /// What tokens it uses.
     pub tokens: TokenUse,
+    /// What it is called, by the end of its path: one of a few names, whatever the caller sends.
+    pub name: &'static str,
 }
+
+/// The name of an operation that has none of its own.
+const OTHER: &str = "other";
 
 /// The segment that holds the deployment in `/openai/deployments/{name}/…`.
 const DEPLOYMENT: usize = 2;
@@ -124,6 +129,7 @@ impl Operation {
                     takes_data_sources: is_inference && is_chat(operation),
                     listing: None,
                     tokens,
+                    name: name(operation),
                 })
             }
             ["openai", beside @ ..] => {
@@ -154,20 +160,22 @@ impl Operation {
             _ => return None,
         };
         let takes_data_sources = is_chat(operation);
-        Some(Self { takes_data_sources, ..Self::inference(tokens) })
+        Some(Self { takes_data_sources, ..Self::inference(name(operation), tokens) })
     }
 
     /// Of Claude, by the Messages API.
     fn of_claude(method: &str, operation: &[&str]) -> Self {
         match (method, operation) {
-            ("POST", ["v1", "messages"]) => Self::inference(TokenUse::Texts),
-            ("POST", ["v1", "messages", "count_tokens"]) => Self::inference(TokenUse::None),
+            ("POST", ["v1", "messages"]) => Self::inference("messages", TokenUse::Texts),
+            ("POST", ["v1", "messages", "count_tokens"]) => {
+                Self::inference("messages/count_tokens", TokenUse::None)
+            }
             _ => Self::of_resource(),
         }
     }
 
     /// Inference with the model in its body, which leaves nothing behind.
-    fn inference(tokens: TokenUse) -> Self {
+    fn inference(name: &'static str, tokens: TokenUse) -> Self {
         Self {
             class: Class::Inference,
             model: ModelSource::Body,
@@ -175,6 +183,7 @@ impl Operation {
             takes_data_sources: false,
             listing: None,
             tokens,
+            name,
         }
     }
 
@@ -184,7 +193,7 @@ impl Operation {
             class: Class::Resources,
             model: ModelSource::Nowhere,
             is_stateful: true,
-            ..Self::inference(TokenUse::None)
+            ..Self::inference(OTHER, TokenUse::None)
         }
     }
 
@@ -213,7 +222,8 @@ impl Operation {
             (Inference, ModelSource::Query) => TokenUse::Session,
             _ => TokenUse::None,
         };
-        Self { class, model, is_stateful, takes_data_sources, listing: None, tokens }
+        let name = name(operation);
+        Self { class, model, is_stateful, takes_data_sources, listing: None, tokens, name }
     }
 }
 
@@ -255,6 +265,29 @@ fn tokens(operation: &[&str], knows_stream_options: bool) -> TokenUse {
         ["embeddings"] => TokenUse::Input,
         ["audio" | "images", ..] => TokenUse::Media,
         _ => TokenUse::None,
+    }
+}
+
+/// What an operation is called that may be inference.
+fn name(operation: &[&str]) -> &'static str {
+    match operation {
+        ["chat", "completions"] => "chat/completions",
+        ["completions"] => "completions",
+        ["embeddings"] => "embeddings",
+        ["responses"] => "responses",
+        ["responses", "compact"] => "responses/compact",
+        ["responses", "input_tokens"] => "responses/input_tokens",
+        ["audio", "transcriptions"] => "audio/transcriptions",
+        ["audio", "translations"] => "audio/translations",
+        ["audio", "speech"] => "audio/speech",
+        ["images", "generations"] => "images/generations",
+        ["images", "edits"] => "images/edits",
+        ["images", "variations"] => "images/variations",
+        ["images", "embeddings"] => "images/embeddings",
+        ["moderations"] => "moderations",
+        ["realtime"] => "realtime",
+        ["models"] | ["models", _] => "models",
+        _ => OTHER,
     }
 }
 
@@ -447,6 +480,27 @@ mod tests {
                 assert_eq!(found, None, "{method} {path}");
             }
             assert_eq!(missing_prefix(target.segments()), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_operation_has_one_of_a_few_names() {
+        let rows = [
+            ("POST", "/openai/deployments/m/chat/completions", "chat/completions"),
+            ("POST", "/OpenAI/v1/Chat/Completions", "chat/completions"),
+            ("POST", "/models/chat/completions", "chat/completions"),
+            ("POST", "/openai/v1/responses", "responses"),
+            ("GET", "/openai/v1/responses/r", OTHER),
+            ("GET", "/openai/v1/realtime?model=m", "realtime"),
+            ("GET", "/openai/v1/models/m", "models"),
+            ("POST", "/anthropic/v1/messages", "messages"),
+            ("POST", "/anthropic/v1/messages/batches", OTHER),
+            ("POST", "/openai/v1/\u{22}\u{e9}", OTHER),
+        ];
+        for (method, path, expected) in rows {
+            let target = Target::parse(path.as_bytes()).unwrap();
+            let found = Operation::find(method, target.segments(), target.query()).unwrap();
+            assert_eq!(found.name, expected, "{method} {path}");
         }
     }
 

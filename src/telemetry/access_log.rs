@@ -23,6 +23,7 @@ impl LogField<'_> {
         match self {
             Self::Subscription(_) => "aoai_subscription",
             Self::Model(_) => "aoai_model",
+            Self::Operation(_) => "aoai_operation",
             Self::Backend(_) => "aoai_backend",
             Self::Attempts(_) => "aoai_attempts",
             Self::Reason(_) => "aoai_reason",
@@ -41,6 +42,7 @@ impl LogField<'_> {
         match *self {
             Self::Subscription(text)
             | Self::Model(text)
+            | Self::Operation(text)
             | Self::Backend(text)
             | Self::Diagnosis(text)
             | Self::RequestLimit(text)

@@ -28,9 +28,9 @@ BODY_NAMES_THE_MODEL = 24
 IN_A_POOL = 40
 STREAMED_EVENT = 1
 # A response of JSON is read (2, with the allocation of the piece); at the end, the time is read and
-# recorded (2), each kind of tokens counted (1 to 3), and subscription, model, backend, tokens, input and
-# output are left for access logs (6).
-METERED_INPUT = 11
+# recorded (2), each kind of tokens counted (1 to 3), and subscription, model, operation, backend, tokens, input
+# and output are left for access logs (7).
+METERED_INPUT = 12
 METERED = METERED_INPUT + 2
 # A chat is asked to come uncompressed, as long as the reserve makes it (1), its body is read (2) and
 # ends with the reserve (1).

@@ -344,6 +344,7 @@ fn an_access_log_finds_what_is_known_of_a_request() {
     let names = [
         "subscription",
         "model",
+        "operation",
         "backend",
         "attempts",
         "reason",
@@ -354,15 +355,18 @@ fn an_access_log_finds_what_is_known_of_a_request() {
     ];
     assert_eq!(
         names.map(|name| call.noted(name)),
-        ["team", "m", "aa", "1", "", "", "21", "9", "12"]
+        ["team", "m", "chat/completions", "aa", "1", "", "", "21", "9", "12"]
     );
     let call = worker.call(&by_url("unknown"));
     assert_eq!(
         names.map(|name| call.noted(name)),
-        ["team", "", "", "", "unknown_model", "", "", "", ""]
+        ["team", "", "chat/completions", "", "", "unknown_model", "", "", "", ""]
     );
     let call = worker.call(&Request::new("GET", CHAT));
-    assert_eq!(names.map(|name| call.noted(name)), ["", "", "", "", "missing_key", "", "", "", ""]);
+    assert_eq!(
+        names.map(|name| call.noted(name)),
+        ["", "", "", "", "", "missing_key", "", "", "", ""]
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod explain;
 mod key;
 mod outcome;
 mod render;
+mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use clap::{Parser, Subcommand};
   aoai render envoy gateway.yaml > envoy.yaml
   aoai doctor gateway.yaml
   aoai explain < error.txt
+  aoai usage < access.log
   aoai key new
   printf %s \"$KEY\" | aoai key digest")]
 struct Arguments {
@@ -71,6 +73,17 @@ enum Command {
   aoai explain role_missing
   aoai explain --list")]
     Explain(explain::Options),
+    /// Sum up access logs: requests and tokens by subscription, model and day.
+    ///
+    /// Reads what Envoy writes with the document's `listener.access_log: json`, from files or from standard
+    /// input. Lines that are none of these do not count, and their number is told. A request that got a local
+    /// reply of the gateway is `refused`. Exit status: 0 when the sums are printed, 1 when there is no line of an
+    /// access log, 2 when a file cannot be read.
+    #[command(after_help = "Examples:
+  kubectl logs deployment/aoai --since=24h | aoai usage
+  aoai usage access.log --by subscription
+  aoai usage access-*.log --by day,subscription --format csv > usage.csv")]
+    Usage(usage::Options),
     /// Print an Envoy configuration
     #[command(subcommand)]
     Render(render::Command),
@@ -84,6 +97,7 @@ fn main() -> ExitCode {
         Command::Check { file } => check::run(&file),
         Command::Doctor(options) => doctor::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Usage(options) => usage::run(&options),
         Command::Render(command) => render::run(&command),
         Command::Key(command) => key::run(&command),
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use aoai_filter::config::{Config, TlsFiles, BACKEND_CLUSTER_PREFIX, POOL_PREFIX};
 
+use super::access_log;
 use super::filter::{Filters, WASM};
 use super::guard;
 use super::options::Options;
@@ -33,6 +34,7 @@ pub(super) fn listener(
     let host = VirtualHost { config, pools, hosts: &[], enables: &[], is_mesh: false };
     let host = indented(&host.item(), 10);
     let early = indented(EARLY, 8);
+    let access_log = indented(access_log::of(listener), 8);
     format!(
         "\
 - name: aoai
@@ -58,7 +60,7 @@ pub(super) fn listener(
         # A reasoning model may send nothing for minutes.
         stream_idle_timeout: 900s
         upgrade_configs: [{{upgrade_type: websocket}}]
-{early}        route_config:
+{access_log}{early}        route_config:
           virtual_hosts:
 {host}        http_filters:
 {http_filters}        - name: envoy.filters.http.router

@@ -1,5 +1,6 @@
 //! `aoai render`: from the document to Envoy's configuration.
 
+mod access_log;
 mod client_credential;
 mod clusters;
 mod config_source;
