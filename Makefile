@@ -52,12 +52,12 @@ scenario = ENVOY=$$(envoy/get-envoy) && export ENVOY && \
 help: ## Show this
 	@printf 'aoai-filter: one key and one address in front of Azure OpenAI, inside Envoy\n\n'
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: ENVOY=path/to/envoy, ENVOY_VERSION=%s (fetched if there is none), PORT=10000, CONFIG=mine.yaml and LIMITS=local or ratelimit (make run)\n' $(ENVOY_VERSION)
+	@printf '\nVariables: ENVOY=path/to/envoy, ENVOY_VERSION=%s (fetched if there is none), PORT=10000, CONFIG=mine.yaml, LIMITS=local or ratelimit and FAULTS=1 (make run)\n' $(ENVOY_VERSION)
 
 .PHONY: run
 run: wasm tools ## Try it with simulated Azure, or CONFIG=mine.yaml with your own (ARGS: of aoai render envoy)
 	@ENVOY=$$(envoy/get-envoy) && PYTHON=$$(.ci/python) && export ENVOY && \
-	  $(if $(filter ratelimit,$(LIMITS)),RATELIMIT=$$(.ci/ratelimit) && export RATELIMIT && )LIMITS=$(LIMITS) \
+	  $(if $(filter ratelimit,$(LIMITS)),RATELIMIT=$$(.ci/ratelimit) && export RATELIMIT && )LIMITS=$(LIMITS) FAULTS=$(FAULTS) PORT=$(PORT) \
 	  AOAI=$(AOAI) AOAI_WASM=$(WASM) CONFIG=$(CONFIG) exec "$$PYTHON" tests/run.py $(ARGS)
 
 .PHONY: sim

@@ -131,6 +131,18 @@ def test_responses_plain_and_streaming(gateway: Gateway, resource: Resource) -> 
     assert kinds == ["response.created", "response.output_text.delta", "response.completed"]
 
 
+def test_a_realtime_response_of_the_official_client(gateway: Gateway) -> None:
+    def counted() -> int:
+        return sum(count for name, count in gateway.envoy.stats().items()
+                   if ".type.output." in name and name.endswith(".model.gpt-4o"))
+    before = counted()
+    with v1_client(gateway) as client, client.realtime.connect(model="gpt-4o") as session:
+        session.response.create()
+        done = next(event for event in session if event.type == "response.done")
+        assert done.response.usage is not None and done.response.usage.output_tokens == 3
+    gateway.envoy.wait_until(lambda: counted() == before + 3, "tokens")
+
+
 def test_async_client_with_many_calls_at_once(gateway: Gateway) -> None:
     async def ask() -> Any:
         async with openai.AsyncOpenAI(base_url=f"{gateway.url}/openai/v1/", api_key=KEY,

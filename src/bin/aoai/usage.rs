@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde_json::{json, Map, Value};
@@ -68,8 +67,8 @@ struct Usage {
 /// In place of what is not known of a request.
 const NONE: &str = "none";
 
-/// How long a reader of a long log waits for a sign.
-const PROGRESS: Duration = Duration::from_secs(2);
+/// After how many bytes of a log there is a sign: about each half second.
+const PROGRESS: u64 = 64 << 20;
 
 impl Column {
     const fn name(self) -> &'static str {
@@ -279,7 +278,7 @@ fn row(by: &[Column], key: &[String], sums: &Sums) -> Value {
 
 /// A cell of CSV.
 fn quoted(text: &str) -> String {
-    match text.contains(|c: char| matches!(c, ',' | '"' | '\r' | '\n')) {
+    match text.contains([',', '"', '\r', '\n']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text.to_owned(),
     }
@@ -289,36 +288,29 @@ fn quoted(text: &str) -> String {
 struct Progress {
     size: Option<u64>,
     read: u64,
-    lines: u64,
-    said: Option<Instant>,
-    has_said: bool,
+    /// At how many bytes it says so next; none where nobody looks.
+    due: Option<u64>,
 }
 
 impl Progress {
     /// Of a log of this size, where it is known.
     fn new(size: Option<u64>) -> Self {
-        let said = io::stderr().is_terminal().then(Instant::now);
-        Self { size, read: 0, lines: 0, said, has_said: false }
+        Self { size, read: 0, due: io::stderr().is_terminal().then_some(PROGRESS) }
     }
 
     fn advance(&mut self, bytes: usize) {
         self.read = self.read.saturating_add(bytes as u64);
-        self.lines = self.lines.wrapping_add(1);
-        // The clock is not read for each line.
-        let is_due =
-            self.lines % 4096 == 0 && self.said.is_some_and(|said| said.elapsed() >= PROGRESS);
-        if is_due {
-            self.said = Some(Instant::now());
-            self.has_said = true;
-            let read = self.read >> 20;
-            let part = self.size.and_then(|size| (self.read.saturating_mul(100)).checked_div(size));
-            let part = part.map(|part| format!(", {part} %")).unwrap_or_default();
-            let _ = write!(io::stderr(), "\raoai: {read} MiB read{part}");
+        if self.due.is_none_or(|due| self.read < due) {
+            return;
         }
+        self.due = Some(self.read.saturating_add(PROGRESS));
+        let part = self.size.and_then(|size| self.read.saturating_mul(100).checked_div(size));
+        let part = part.map(|part| format!(", {part} %")).unwrap_or_default();
+        let _ = write!(io::stderr(), "\raoai: {} MiB read{part}", self.read >> 20);
     }
 
     fn end(&self) {
-        if self.has_said {
+        if self.due.is_some_and(|due| due > PROGRESS) {
             let _ = writeln!(io::stderr());
         }
     }

@@ -8,13 +8,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
+from . import errors
+from .answers import Answer
 from .endpoint import Endpoint
 from .records import RecordedRequest
+from .resource import Resource
 from .secret import masked
 from .sim import AzureSim
 
@@ -38,7 +42,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     with AzureSim(identity_port=options.identity_port) as sim:
         endpoints = _endpoints(sim, options)
-        for endpoint in endpoints:
+        for endpoint in endpoints if not options.quiet else []:
             endpoint.recorder.listeners.append(partial(_show, endpoint.name))
         sim.identity.lifetime = options.token_lifetime
         sim.app_service.lifetime = sim.entra.lifetime = options.token_lifetime
@@ -47,7 +51,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
                 one.name, host=one.host, port=one.port, tls=options.tls,
                 deployments=deployments.get(one.name, DEPLOYMENTS),
             )
-            resource.recorder.listeners.append(partial(_show, one.name))
+            if not options.quiet:
+                resource.recorder.listeners.append(partial(_show, one.name))
         ports = {one.name: one.port for one in [*endpoints, *sim.resources.values()]}
         if options.tls and options.entra is not None:
             ports["entra-tls"] = sim.entra_over_tls()
@@ -61,8 +66,26 @@ def main(arguments: Optional[List[str]] = None) -> int:
             _print(f"{'tls':<12} is signed by {sim.ca_pem}")
         if options.ports_file is not None:
             _write_ports(options.ports_file, ports)
-        stop.wait()
+        resources = list(sim.resources.values())
+        if options.faults is None or not resources:
+            stop.wait()
+        while options.faults is not None and resources and not stop.wait(options.faults):
+            _fail(resources[0], options.faults, stop)
     return 0
+
+
+def _fail(resource: Resource, seconds: float, stop: threading.Event) -> None:
+    """Has a resource throttle all requests for a time, and says so."""
+    end = time.monotonic() + seconds
+
+    def throttled(_request: RecordedRequest) -> Answer:
+        left = max(end - time.monotonic(), 0.001)
+        return errors.throttled(int(left) + 1, retry_after_ms=str(int(left * 1000)))
+    resource.script.always(throttled)
+    _print(f"{resource.name:<12} throttles for {seconds:g} s: its requests get 429")
+    stop.wait(seconds)
+    resource.script.clear()
+    _print(f"{resource.name:<12} serves again")
 
 
 def _endpoints(sim: AzureSim, options: argparse.Namespace) -> List[Endpoint]:
@@ -120,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-lifetime", type=float, default=3600.0, metavar="SECONDS")
     parser.add_argument("--tls", action="store_true", help="the resources speak TLS, signed by an "
                         "authority made for this run")
+    parser.add_argument("--faults", type=float, metavar="SECONDS", help="the first resource throttles "
+                        "all requests for so long, and then serves for so long, in turn")
+    parser.add_argument("--quiet", action="store_true", help="print no line for each request")
     parser.add_argument("--ports-file", type=Path, metavar="FILE",
                         help="write the ports here as JSON once everything listens")
     return parser

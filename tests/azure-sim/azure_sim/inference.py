@@ -106,6 +106,24 @@ def session_created(model: str) -> str:
                        "session": session})
 
 
+def session_answer(event: str) -> str:
+    """What a realtime session sends for an event of the client's: the response that it asks for, of nine tokens and
+    three, or the same event."""
+    try:
+        asked = json.loads(event)
+    except ValueError:
+        return event
+    if not isinstance(asked, dict) or asked.get("type") != "response.create":
+        return event
+    used = {"total_tokens": 12, "input_tokens": 9, "output_tokens": 3,
+            "input_token_details": {"cached_tokens": 0, "text_tokens": 9, "audio_tokens": 0},
+            "output_token_details": {"text_tokens": 3, "audio_tokens": 0}}
+    response = {"id": f"resp_{uuid.uuid4().hex}", "object": "realtime.response", "status": "completed",
+                "output": [], "usage": used}
+    return json.dumps({"type": "response.done", "event_id": f"event_{uuid.uuid4().hex}",
+                       "response": response})
+
+
 def _chat(asked: Asked, model: str, content: str) -> Answer:
     if not isinstance(asked.fields.get("messages"), list):
         return errors.bad_request("'messages' is a required property", "messages")

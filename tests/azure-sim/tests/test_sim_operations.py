@@ -214,13 +214,18 @@ def test_a_credential_is_recorded_and_never_shown(http: httpx.Client, sim: Azure
     "/openai/v1/realtime?model=gpt-4o-2024-11-20",
     "/openai/realtime?api-version=2024-10-01-preview&deployment=gpt-4o-2024-11-20",
 ], ids=["v1", "dated"])
-def test_realtime_greets_and_echoes(http: httpx.Client, sim: AzureSim, east: Resource, target: str
-                                    ) -> None:
+def test_realtime_greets_responds_and_echoes(http: httpx.Client, sim: AzureSim, east: Resource,
+                                             target: str) -> None:
+    sent = ['{"type":"response.create"}', '{"type":"session.update"}', "hello", "[1]"]
     with realtime(sim, east, target) as session:
         assert json.loads(session.recv(timeout=HANG_LIMIT))["session"]["model"] == "gpt-4o"
-        session.send('{"type":"response.create"}')
-        assert session.recv(timeout=HANG_LIMIT) == '{"type":"response.create"}'
-    assert east.requests[0].websocket_messages == ['{"type":"response.create"}']
+        session.send(sent[0])
+        done = json.loads(session.recv(timeout=HANG_LIMIT))
+        assert (done["type"], done["response"]["usage"]["output_tokens"]) == ("response.done", 3)
+        for event in sent[1:]:
+            session.send(event)
+            assert session.recv(timeout=HANG_LIMIT) == event
+    assert east.requests[0].websocket_messages == sent
 
 
 @pytest.mark.parametrize("target, status", [
