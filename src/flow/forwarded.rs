@@ -14,7 +14,7 @@ use super::store;
 use super::verdict::Verdict;
 use crate::base::header::{self, BACKEND, DIAGNOSIS};
 use crate::config::{Model, Subscription};
-use crate::reply::Reply;
+use crate::reply::{Reason, Reply};
 use crate::request::body::edit::BodyEdit;
 use crate::routing::cooldown::{Evidence, Outcome};
 use crate::routing::selection::Asker;
@@ -22,10 +22,14 @@ use crate::routing::selection::Asker;
 /// Where it is stored when the log last had that limits were not checked.
 const UNCHECKED_LOG: &str = "aoai-filter/limits-unchecked";
 
+/// Where it is stored when the log last had that a cluster is missing.
+const NO_CLUSTER_LOG: &str = "aoai-filter/no-cluster";
+
 /// A request that was forwarded.
 #[derive(Debug)]
 pub struct Forwarded {
     backend: String,
+    cluster: String,
     upstream: Upstream,
     rest: Option<BodyCheck>,
     response: Response,
@@ -61,9 +65,15 @@ enum Response {
 }
 
 impl Forwarded {
-    /// A request that goes on to `upstream`, to this backend at first. `rest` reads on in its body.
-    pub fn new(backend: String, upstream: Upstream, rest: Option<BodyCheck>) -> Self {
-        Self { backend, upstream, rest, response: Response::Passing, is_counted: false }
+    /// A request that goes on to `upstream`, by this cluster and to this backend at first. `rest` reads on in its
+    /// body.
+    pub fn new(
+        backend: String,
+        cluster: String,
+        upstream: Upstream,
+        rest: Option<BodyCheck>,
+    ) -> Self {
+        Self { backend, cluster, upstream, rest, response: Response::Passing, is_counted: false }
     }
 
     /// Whether its outcome is in the metrics.
@@ -142,6 +152,11 @@ impl Forwarded {
                 }
             }
         };
+        if matches!(&verdict, Verdict::Replace(reply) if reply.reason == Reason::UnknownBackend)
+            && store::may_log(ctx.host, NO_CLUSTER_LOG, ctx.now())
+        {
+            ctx.host.log(&LogEntry::NoCluster { cluster: &self.cluster });
+        }
         self.meter_response(ctx, changes, &verdict);
         let then = match verdict {
             Verdict::Pass => Then::Continue,

@@ -291,6 +291,11 @@ pub enum LogEntry<'a> {
     },
     /// The store that all workers share cannot be written.
     StoreFailed,
+    /// Envoy has no cluster of this name, which the configuration needs.
+    NoCluster {
+        /// Its name.
+        cluster: &'a str,
+    },
     /// The service of limits has not checked a subscription's.
     LimitsUnchecked {
         /// The subscription's id.

@@ -783,7 +783,8 @@ impl Routed {
         }
         changes.set(":authority", backend.endpoint.authority());
         changes.set("authorization", bearer.value.expose());
-        changes.set(CLUSTER, destination.cluster().as_bytes());
+        let cluster = destination.cluster().into_owned();
+        changes.set(CLUSTER, cluster.as_bytes());
         let name = backend.name.clone();
         let upstream = match destination {
             Destination::Pool(pool) => {
@@ -804,7 +805,7 @@ impl Routed {
                 Upstream::Single { subscription, model: Some(model), began: ctx.now() }
             }
         };
-        let state = Forwarded::new(name, upstream, rest);
+        let state = Forwarded::new(name, cluster, upstream, rest);
         Ok((State::Forwarded(state), Then::Continue))
     }
 }

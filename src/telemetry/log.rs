@@ -26,9 +26,10 @@ impl LogEntry<'_> {
             Self::Recovered { .. } | Self::TokenRecovered { .. } => Level::Info,
             Self::Cooldown { .. } | Self::Unlogged { .. } | Self::Finding(_) => Level::Warning,
             Self::TokenFailed { failure, .. } if !failure.is_permanent() => Level::Warning,
-            Self::TokenFailed { .. } | Self::StoreFailed | Self::LimitsUnchecked { .. } => {
-                Level::Error
-            }
+            Self::TokenFailed { .. }
+            | Self::StoreFailed
+            | Self::NoCluster { .. }
+            | Self::LimitsUnchecked { .. } => Level::Error,
         }
     }
 }
@@ -71,6 +72,11 @@ impl fmt::Display for LogEntry<'_> {
                 )
             }
             Self::StoreFailed => f.write_str("the data that all workers share cannot be written"),
+            Self::NoCluster { cluster } => write!(
+                f,
+                "Envoy has no cluster {cluster}, which the configuration needs: requests get 500 \
+                 unknown_backend. Render both from one document (aoai render), and let the clusters come first"
+            ),
             Self::LimitsUnchecked { subscription } => write!(
                 f,
                 "the limits of subscription {subscription} were not checked: the service of limits does not \
@@ -138,6 +144,12 @@ mod tests {
                 LogEntry::Unlogged { backend: "eastus", changes: 37, models: 2 },
                 Level::Warning,
                 "backend eastus: 37 more changes of state in a minute; it is in cooldown for 2 models now",
+            ),
+            (
+                LogEntry::NoCluster { cluster: "aoai/eastus>sweden" },
+                Level::Error,
+                "Envoy has no cluster aoai/eastus>sweden, which the configuration needs: requests get 500 \
+                 unknown_backend. Render both from one document (aoai render), and let the clusters come first",
             ),
             (
                 LogEntry::TokenFailed { identity: "default", failure: &reset, retry_in: wait },

@@ -316,6 +316,23 @@ fn a_backend_that_accepts_and_never_responds_is_learned() {
     }
 }
 
+/// At most once a minute: where all requests for a model meet it, they do so many times a second.
+#[test]
+fn a_cluster_that_envoy_does_not_have_is_logged_by_its_name() {
+    for (model, cluster) in [("single", "aoai_aa"), ("m", "aoai/aa>bb")] {
+        let (process, worker) = shared();
+        for _ in 0..2 {
+            process.script("aa", [Reaction::hang()]);
+            let call = worker.call(&by_url(model));
+            call.envoy_replies(503, "cluster_not_found");
+            assert_eq!(call.told(), "500 unknown_backend", "{model}");
+        }
+        let lines = process.logged("Envoy has no cluster");
+        let [line] = lines.as_slice() else { panic!("{model}: {lines:?}") };
+        assert!(line.contains(cluster), "{line}");
+    }
+}
+
 #[test]
 fn what_envoy_says_of_a_single_backend_is_said_in_our_words() {
     for (status, details, told) in [
