@@ -614,7 +614,6 @@ fn explain_prints_the_cause_of_an_error_wherever_it_was_copied_from() {
 fn explain_reports_that_there_is_nothing_to_explain() {
     const KEY: &str = "5ecre7";
     const UNKNOWN: &str = "aoai: the error is not known; aoai explain --list prints all known errors. Paste the whole response of Azure, or the line of Envoy's log; aoai doctor looks for problems by itself\n";
-    const OWN: &str = "aoai: this is a local reply of the gateway (x-aoai-reason), not a response of Azure: its message says what to do\n";
     const EMPTY: &str =
         "aoai: standard input is empty; pass the error there: aoai explain < error.txt\n";
     const NO_NAME: &str = "aoai: no known error has this name; aoai explain --list prints all names. To explain a message, pass it on standard input: aoai explain < error.txt\n";
@@ -623,7 +622,6 @@ fn explain_reports_that_there_is_nothing_to_explain() {
     const LONG: &str = "aoai: the input is longer than 1048576 bytes; pass only the error\n";
     for (name, arguments, input, expected) in [
         ("unknown", &[][..], format!("{{\"error\":\"{KEY}\"}}"), run(1, "", UNKNOWN)),
-        ("the gateway's own", &[], "X-Aoai-Reason: missing_key\n".to_owned(), run(1, "", OWN)),
         ("nothing", &[], " \n".to_owned(), run(2, "", EMPTY)),
         ("endless", &[], "x".repeat((1 << 20) + 1), run(2, "", LONG)),
         ("unknown name", &[KEY], String::new(), run(2, "", NO_NAME)),
@@ -640,9 +638,59 @@ fn explain_lists_every_mistake() {
     let list = aoai(&["explain", "--list"], b"");
     assert_eq!((list.status, &*list.stderr), (0, ""));
     let slugs: Vec<_> = list.stdout.lines().filter(|line| !line.starts_with(' ')).collect();
-    let all =
-        aoai_filter::response::diagnosis::Diagnosis::all().map(|row| row.slug).collect::<Vec<_>>();
-    assert_eq!(slugs.join("\n"), all.join("\n\n"));
+    let azure = aoai_filter::response::diagnosis::Diagnosis::all().map(|row| row.slug);
+    let replies = aoai_filter::reply::Reason::ALL.into_iter().map(|reason| reason.name());
+    let all = azure.chain(replies).collect::<Vec<_>>().join("\n\n");
+    assert!(slugs.join("\n").starts_with(&all), "{}", list.stdout);
+}
+
+/// Words of Envoy's are those of its source and of its reference ("Response Code Details"); lines of the gateway's log are
+/// telemetry's own.
+#[test]
+fn explain_knows_local_replies_and_lines_of_the_log() {
+    let line =
+        |text: &str| format!("[2026-11-27 08:00:00.000][1][error][wasm] [source/x.cc:1] {text}\n");
+    for (name, input, first) in [
+        ("a local reply's header", "HTTP/1.1 401 Unauthorized\r\nX-Aoai-Reason: missing_key\r\n".to_owned(), "missing_key"),
+        ("a local reply's body", r#"{"error":{"code":"404","type":"unknown_operation","message":"…","param":null}}"#.to_owned(), "unknown_operation"),
+        ("an exception of the official client", "openai.RateLimitError: Error code: 429 - {'error': {'code': '429', 'type': 'token_limit_reached'}}".to_owned(), "token_limit_reached"),
+        ("a line of the access log", r#"{"time":"2026-11-27T08:00:00Z","status":503,"reason":"all_backends_failed"}"#.to_owned(), "all_backends_failed"),
+        ("with the mistake besides", "x-aoai-reason: backend_misconfigured\nx-aoai-diagnosis: role_missing\n".to_owned(), "role_missing"),
+        ("no cluster", line("Envoy has no cluster aoai/eastus>sweden, which the configuration needs: requests get 500"), "envoy has no cluster"),
+        ("a certificate", "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, transport failure reason: TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED".to_owned(), "certificate_verify_failed"),
+        ("a circuit breaker", "upstream connect error or disconnect/reset before headers. reset reason: overflow".to_owned(), "upstream connect error … overflow"),
+        ("a connection", "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote connection failure".to_owned(), "upstream connect error"),
+        ("no address", "no healthy upstream".to_owned(), "no healthy upstream"),
+        ("a timeout", "upstream request timeout".to_owned(), "upstream request timeout"),
+        ("a large body", "Payload Too Large".to_owned(), "payload too large"),
+        ("an old Envoy", "Protobuf message (type envoy.extensions.wasm.v3.PluginConfig reason INVALID_ARGUMENT: no such field: 'allow_on_headers_stop_iteration') has unknown fields".to_owned(), "no such field … allow_on_headers_stop_iteration"),
+        ("a module that is not there", "error initializing config: Invalid path: /etc/aoai/aoai_filter.wasm".to_owned(), "invalid path:"),
+        ("a refused document", line("Plugin configured to fail closed failed to load"), "plugin configured to fail closed"),
+        ("a port", "cannot bind '127.0.0.1:9901': Address already in use".to_owned(), "address already in use"),
+        ("a cooldown", line("backend eastus is in cooldown for model gpt-4o for 7.050 s: throttled"), "is in cooldown for model"),
+        ("an unknown token error", line("no token for Azure: failed: reset. Next attempt in 7 s (identity default)"), "no token for azure"),
+    ] {
+        let found = aoai(&["explain"], input.as_bytes());
+        assert_eq!((found.status, &*found.stderr), (0, ""), "{name}");
+        assert!(found.stdout.starts_with(&format!("{first}\n  ")), "{name}: {}", found.stdout);
+        assert!(found.stdout.contains("\n  remedy:     "), "{name}: {}", found.stdout);
+    }
+    let named = aoai(&["explain", "unknown_key"], b"");
+    assert!(
+        named.status == 0 && named.stdout.starts_with("unknown_key\n  cause:      no subscription")
+    );
+}
+
+/// What the README's table of local replies says has a row for each.
+#[test]
+fn the_readme_has_every_local_reply_with_its_status() {
+    let readme = include_str!("../README.md");
+    for reason in aoai_filter::reply::Reason::ALL {
+        let (name, status) = (format!("`{}`", reason.name()), format!("| {} |", reason.status()));
+        let has_row =
+            |line: &str| line.starts_with("| `") && line.contains(&name) && line.contains(&status);
+        assert!(readme.lines().any(has_row), "{name} {status}");
+    }
 }
 
 /// What it finds at Azure, simulated Azure shows: tests/e2e/test_doctor.py.

@@ -62,7 +62,9 @@ enum Command {
   aoai doctor gateway.yaml --identity-endpoint http://127.0.0.1:8000
   aoai doctor gateway.yaml --json | jq '.steps[] | select(.result == \"fail\")'")]
     Doctor(doctor::Options),
-    /// Explain an error of Azure: its cause and its remedy.
+    /// Explain an error: its cause and its remedy.
+    ///
+    /// Of Azure, a local reply of the gateway, Envoy's own reply, or a line of the log.
     ///
     /// Reads the error from standard input, in any form: the body of a response, a whole response,
     /// an exception of a client, a line of a log. The input is not printed again. Exit status: 0 when

@@ -1,6 +1,9 @@
-//! `aoai explain`: the cause and the remedy of an error of Azure, in whatever form it is pasted.
+//! `aoai explain`: the cause and the remedy of an error of Azure, of a local reply of the gateway, or of a line of the log,
+//! in whatever form it is pasted.
 //!
 //! The input is never printed: people paste requests with their keys.
+
+mod known;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
@@ -10,6 +13,7 @@ use aoai_filter::base::error_body::ErrorBody;
 use aoai_filter::response::diagnosis::Diagnosis;
 use clap::Args;
 
+use self::known::Known;
 use crate::document;
 use crate::outcome::Outcome;
 
@@ -19,10 +23,10 @@ const LONGEST: usize = 1024 * 1024;
 /// What to explain.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Print all known errors, with Azure's messages
+    /// Print all known errors, with Azure's messages, the gateway's local replies, and words of the log
     #[arg(long)]
     list: bool,
-    /// The name of an error, as in the header x-aoai-diagnosis; without it, standard input is read
+    /// The name of an error, as in the headers x-aoai-diagnosis and x-aoai-reason; without it, standard input is read
     #[arg(value_name = "NAME", num_args = 0..)]
     slug: Vec<OsString>,
 }
@@ -30,16 +34,16 @@ pub(crate) struct Options {
 /// Explains it.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let done = match (options.list, options.slug.as_slice()) {
-        (true, []) => print(Diagnosis::all()),
-        (false, []) => read().and_then(|text| print(recognised(&text)?)),
-        (false, [slug]) => named(slug).and_then(print),
+        (true, []) => {
+            print(Diagnosis::all().map(Found::Azure).chain(known::all().map(Found::Other)))
+        }
+        (false, []) => read().and_then(|text| print([recognised(&text)?])),
+        (false, [slug]) => named(slug).and_then(|found| print([found])),
         _ => Err(ExplainError::Arguments),
     };
     let (outcome, error) = match done {
         Ok(()) => return Outcome::Success.into(),
-        Err(error @ (ExplainError::Unknown | ExplainError::ByGateway)) => {
-            (Outcome::Problems, error)
-        }
+        Err(error @ ExplainError::Unknown) => (Outcome::Problems, error),
         Err(error) => (Outcome::Unusable, error),
     };
     let _ = document::print_error(&error);
@@ -60,20 +64,30 @@ fn read() -> Result<Vec<u8>, ExplainError> {
     }
 }
 
-/// The error in a text: by the gateway's name for it, as in its log and headers, or by Azure's message.
-fn recognised(text: &[u8]) -> Result<Option<&'static Diagnosis>, ExplainError> {
+/// What a text is about.
+enum Found {
+    /// An error of Azure.
+    Azure(&'static Diagnosis),
+    /// A local reply, or words of a log.
+    Other(Known),
+}
+
+/// The error in a text: by the gateway's name for it, as in its log and headers, or by Azure's message. Envoy's words
+/// come last: what they wrap says more.
+fn recognised(text: &[u8]) -> Result<Found, ExplainError> {
     let error = ErrorBody::read(text);
     let text = String::from_utf8_lossy(text);
     // An object of another shape, such as a log's, may have the error within.
     let whole = || ErrorBody { code: String::new(), message: text.clone().into_owned() };
-    let found = by_name(&text)
-        .or_else(|| Diagnosis::of_text(&error))
-        .or_else(|| Diagnosis::of_text(&whole()));
-    match found {
-        Some(_) => Ok(found),
-        None if text.to_ascii_lowercase().contains("x-aoai-reason") => Err(ExplainError::ByGateway),
-        None => Err(ExplainError::Unknown),
+    if let Some(found) = by_name(&text) {
+        return Ok(Found::Azure(found));
     }
+    if let Some(reason) = known::reply_in(&text) {
+        return Ok(Found::Other(known::about(reason)));
+    }
+    let azure = Diagnosis::of_text(&error).or_else(|| Diagnosis::of_text(&whole()));
+    let words = || known::words_in(&text).map(Found::Other);
+    azure.map(Found::Azure).or_else(words).ok_or(ExplainError::Unknown)
 }
 
 /// Only names with an underscore: the others are ordinary words.
@@ -84,23 +98,33 @@ fn by_name(text: &str) -> Option<&'static Diagnosis> {
         .find_map(|word| Diagnosis::all().find(|row| row.slug == word))
 }
 
-fn named(slug: &OsString) -> Result<Option<&'static Diagnosis>, ExplainError> {
-    let found = Diagnosis::all().find(|row| slug == row.slug);
-    found.map(Some).ok_or(ExplainError::NoSuchName)
+fn named(slug: &OsString) -> Result<Found, ExplainError> {
+    let azure = Diagnosis::all().find(|row| slug == row.slug).map(Found::Azure);
+    let reply = || known::all().find(|row| slug == row.words).map(Found::Other);
+    azure.or_else(reply).ok_or(ExplainError::NoSuchName)
 }
 
-fn print(rows: impl IntoIterator<Item = &'static Diagnosis>) -> Result<(), ExplainError> {
+fn print(rows: impl IntoIterator<Item = Found>) -> Result<(), ExplainError> {
     let mut out = io::stdout().lock();
     for (index, row) in rows.into_iter().enumerate() {
         if index > 0 {
             writeln!(out)?;
         }
-        writeln!(out, "{}", row.slug)?;
-        for text in row.examples() {
-            writeln!(out, "  message:    {text}")?;
+        match row {
+            Found::Azure(row) => {
+                writeln!(out, "{}", row.slug)?;
+                for text in row.examples() {
+                    writeln!(out, "  message:    {text}")?;
+                }
+                writeln!(out, "  cause:      {}.", row.cause)?;
+                writeln!(out, "  remedy:     {}", row.remedy)?;
+            }
+            Found::Other(row) => {
+                writeln!(out, "{}", row.words.replace('&', " … "))?;
+                writeln!(out, "  cause:      {}.", row.cause)?;
+                writeln!(out, "  remedy:     {}", row.remedy)?;
+            }
         }
-        writeln!(out, "  cause:      {}.", row.cause)?;
-        writeln!(out, "  remedy:     {}", row.remedy)?;
     }
     Ok(())
 }
@@ -113,11 +137,6 @@ enum ExplainError {
          of Azure, or the line of Envoy's log; aoai doctor looks for problems by itself"
     )]
     Unknown,
-    #[error(
-        "this is a local reply of the gateway (x-aoai-reason), not a response of Azure: its message says \
-         what to do"
-    )]
-    ByGateway,
     #[error("no known error has this name; aoai explain --list prints all names. To explain a message, pass it on standard input: aoai explain < error.txt")]
     NoSuchName,
     #[error("pass the error on standard input, not as an argument: aoai explain < error.txt")]
