@@ -203,7 +203,8 @@ fn usage_errors_end_with_2_and_print_the_usage() {
     for (arguments, says) in [
         (&[][..], "Usage: aoai <COMMAND>"),
         (&["check"], "Usage: aoai check <FILE>"),
-        (&["check", "a", "b"], "Usage: aoai check <FILE>"),
+        (&["completions"], "Usage: aoai completions <SHELL>"),
+        (&["completions", "cmd"], "possible values: bash, elvish, fish, powershell, zsh"),
         (&["chekc", "-"], "a similar subcommand exists: 'check'"),
         (&["render"], "Usage: aoai render <COMMAND>"),
         (&["render", "envoy"], "Usage: aoai render envoy <FILE>"),
@@ -326,6 +327,51 @@ fn files_that_envoy_follows_are_written_only_if_they_change() {
     let failed = render(&[], CONFIGURATION);
     assert!(failed.status == 2 && failed.stderr.starts_with("aoai: cannot write "), "{failed:?}");
     std::fs::remove_file(&directory).unwrap();
+}
+
+#[test]
+fn several_documents_and_those_of_a_directory_are_checked_together() {
+    let directory = std::env::temp_dir().join(format!("aoai-check-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("b.yaml"), CONFIGURATION).unwrap();
+    std::fs::write(path("a.yml"), format!("{CONFIGURATION}cloud: mars\ntoken_wait: 1h\n")).unwrap();
+    std::fs::write(path("notes.txt"), "no document").unwrap();
+    let (a, b) = (path("a.yml"), path("b.yaml"));
+    let whole = directory.to_str().unwrap();
+    let found = aoai(&["check", whole], b"");
+    let lines: Vec<_> = found.stdout.lines().collect();
+    let [cloud, wait, ok] = lines.as_slice() else { panic!("{found:?}") };
+    assert!(cloud.starts_with(&format!("{a}: cloud: found \"mars\"")), "{cloud}");
+    assert!(wait.starts_with(&format!("{a}: token_wait: ")), "{wait}");
+    assert!(ok.starts_with(&format!("{b}: ok: 1 subscription, ")), "{ok}");
+    assert_eq!((found.status, found.stderr), (1, format!("aoai: {a}: 2 problems\n")));
+    let missing = path("missing.yaml");
+    let found = aoai(&["check", &b, &missing], b"");
+    assert_eq!((found.status, found.stdout.lines().count()), (2, 1));
+    assert!(
+        found.stderr.starts_with(&format!("aoai: cannot read {missing}: ")),
+        "{}",
+        found.stderr
+    );
+    std::fs::remove_file(a).unwrap();
+    std::fs::remove_file(b).unwrap();
+    let empty = format!("aoai: cannot read {whole}: it has no .yaml, .yml or .json file\n");
+    assert_eq!(aoai(&["check", whole], b""), run(2, "", &empty));
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn shells_complete_commands_and_options() {
+    for (shell, word) in
+        [("bash", "complete -F"), ("zsh", "#compdef aoai"), ("fish", "complete -c aoai")]
+    {
+        let found = aoai(&["completions", shell], b"");
+        assert_eq!((found.status, &*found.stderr), (0, ""), "{shell}");
+        for word in [word, "envoy-gateway", "clusters-of"] {
+            assert!(found.stdout.contains(word), "{shell}: {word}");
+        }
+    }
 }
 
 /// Three requests on two days, one of them refused, and what else a collector of logs has.

@@ -10,10 +10,14 @@ mod outcome;
 mod render;
 mod usage;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use self::outcome::Outcome;
 
 /// Tools for aoai-filter: one key and one address in front of Azure OpenAI, inside Envoy.
 #[derive(Parser)]
@@ -33,17 +37,20 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check a configuration, and print every problem.
+    /// Check configurations, and print every problem.
     ///
     /// Each problem is one line on standard output: its path in the document, what was found there,
-    /// and what is expected. Exit status: 0 when there is no problem, 1 when there are problems, 2
-    /// when the file cannot be read.
+    /// and what is expected. Where several files are given, or a directory, each line begins with the
+    /// file's name. Exit status: 0 when there is no problem, 1 when there are problems, 2 when a file
+    /// cannot be read.
     #[command(after_help = "Examples:
   aoai check gateway.yaml
+  aoai check gateways/ test.yaml
   helm template . | yq '.data.\"gateway.yaml\"' | aoai check -")]
     Check {
-        /// A YAML or JSON file, or - for standard input
-        file: PathBuf,
+        /// YAML or JSON files, - for standard input, or directories of such files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
     },
     /// Test from this machine whether the proxy can serve a configuration.
     ///
@@ -92,15 +99,35 @@ enum Command {
     /// Create subscription keys and their digests
     #[command(subcommand)]
     Key(key::Command),
+    /// Print what has a shell complete the words of this command.
+    #[command(after_help = "Examples:
+  aoai completions bash > /etc/bash_completion.d/aoai
+  aoai completions zsh > ~/.zsh/completions/_aoai
+  aoai completions fish > ~/.config/fish/completions/aoai.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Check { file } => check::run(&file),
+        Command::Check { files } => check::run(&files),
         Command::Doctor(options) => doctor::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Usage(options) => usage::run(&options),
         Command::Render(command) => render::run(&command),
         Command::Key(command) => key::run(&command),
+        Command::Completions { shell } => completions(shell),
+    }
+}
+
+/// Prints them whole or not at all: the reader of standard output may have gone.
+fn completions(shell: Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "aoai", &mut script);
+    match io::stdout().write_all(&script) {
+        Ok(()) => Outcome::Success.into(),
+        Err(error) => document::print_error(&error).into(),
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// The result of a run, as an exit status. Usage errors, which clap finds, have the status of
 /// [`Outcome::Unusable`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     /// There is no problem.
     Success,
@@ -12,6 +12,13 @@ pub(crate) enum Outcome {
     Problems,
     /// The input or an option cannot be used.
     Unusable,
+}
+
+impl Outcome {
+    /// The worse of two.
+    pub(crate) fn or_worse(self, other: Self) -> Self {
+        self.max(other)
+    }
 }
 
 impl From<Outcome> for ExitCode {
