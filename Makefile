@@ -19,7 +19,8 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 in-envoy = ENVOY=$$(envoy/get-envoy $(1)) && export ENVOY && "$$ENVOY" --version && \
   RATELIMIT=$$(.ci/ratelimit) && FUNC_E=$$(.ci/func-e) && NODE_MODULES=$$(.ci/npm) && \
   CRANE=$$(.ci/crane crane) && REGISTRY=$$(.ci/crane registry) && \
-  export RATELIMIT FUNC_E NODE_MODULES CRANE REGISTRY && \
+  PROMETHEUS=$$(.ci/prometheus prometheus) && PROMTOOL=$$(.ci/prometheus promtool) && \
+  export RATELIMIT FUNC_E NODE_MODULES CRANE REGISTRY PROMETHEUS PROMTOOL && \
   AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
   "$$(.ci/python)" -m pytest -c tests/pytest.ini -n auto --dist loadgroup
 
