@@ -9,14 +9,14 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import httpx
 import pytest
 import yaml
 
 from azure_sim import HANG_LIMIT, AzureSim, errors
-from e2e.calls import chat, send
+from e2e.calls import chat, send, v1
 from e2e.gateway import Gateway
 from e2e.rendering import ROOT, free_port
 from e2e.two_regions import KEY, POOL, SINGLE, document_of_two
@@ -38,6 +38,7 @@ class Prometheus:
         job["static_configs"] = [{"targets": [target]}]
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
         (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
+        (folder / "prices.yaml").write_text((FOLDER / "prices.yaml").read_text())
         address = f"127.0.0.1:{free_port()}"
         self._log = folder / "log"
         with self._log.open("wb") as log:
@@ -79,9 +80,25 @@ class Prometheus:
         self._folder.cleanup()
 
 
-def rules() -> Json:
-    found: Json = yaml.safe_load((FOLDER / "rules.yaml").read_text())
+def read(name: str) -> Json:
+    found: Json = yaml.safe_load((FOLDER / name).read_text())
     return found
+
+
+def rules() -> Json:
+    return read("rules.yaml")
+
+
+def queries() -> Iterator[Tuple[str, str]]:
+    """Those of the dashboard, by the panel's title, with what Grafana would put into them."""
+    dashboard = json.loads((ROOT / "envoy" / "grafana" / "aoai.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            query = target["expr"]
+            for variable, value in (("$__rate_interval", "10m"), ("$__range", "1h"),
+                                    ("$subscription", ".*"), ("$model", ".*")):
+                query = query.replace(variable, value)
+            yield f"{panel['title']} {target['refId']}", query
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +161,42 @@ def test_every_metric_of_an_alert_is_one_that_envoy_shows(
     # Counted once a service of limits fails to answer, which there is none of here.
     for name in names - {"aoai_limits_unchecked_total"}:
         prometheus.wait_for(f"count({name})", bool, name)
+
+
+@pytest.mark.parametrize("query", [query for _, query in queries()], ids=[name for name, _ in queries()])
+def test_every_query_of_the_dashboard_finds_something(
+        gateway: Gateway, azure: AzureSim, prometheus: Prometheus, query: str) -> None:
+    """Under traffic: streams, a request that moves on, and for one panel a backend that is misconfigured."""
+    if "aoai_misconfigured" in query:
+        azure.resources["eastus"].break_with("role_missing")
+    stream = v1(json.dumps({"model": SINGLE, "stream": True, "messages": []}).encode(), ("api-key", KEY))
+
+    def found(series: Json) -> bool:
+        azure.resources["eastus"].script.then(errors.throttled(retry_after_ms="1"))
+        for call in (chat(POOL, ("api-key", KEY)), stream, chat("gpt-9", ("api-key", KEY))):
+            send(gateway, call)
+        return any(value > 0 for value in series.values())
+    prometheus.wait_for(query, found, query)
+    azure.resources["eastus"].mend()
+
+
+def test_what_it_costs_is_tokens_by_their_prices(prometheus: Prometheus) -> None:
+    """The part of a prompt that comes from a cache has a price of its own."""
+    prices = {(one["labels"]["model"], one["labels"]["type"]): float(one["expr"][len("vector("):-1])
+              for one in read("prices.yaml")["groups"][0]["rules"]}
+
+    def as_computed(found: Json) -> bool:
+        rates = {tuple(one["metric"][name] for name in ("model", "type")): float(one["value"][1])
+                 for one in prometheus.ask("sum by (model, type) (rate(aoai_tokens_total[5m]))")}
+        for (name, model), in found:
+            assert name == "model"
+            of = {kind: rates.get((model, kind), 0.0) for kind in ("input", "cached_input", "output")}
+            billed = {**of, "input": of["input"] - of["cached_input"]}
+            wanted = sum(rate * prices[model, kind] for kind, rate in billed.items()) * 3600 / 1e6
+            if found[(name, model),] != pytest.approx(wanted, rel=0.05):
+                return False
+        return len(found) == 2
+    prometheus.wait_for("sum by (model) (aoai_cost_per_hour)", as_computed, "cost")
 
 
 def test_each_alert_fires_when_it_should_and_no_sooner() -> None:
