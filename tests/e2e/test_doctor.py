@@ -112,6 +112,18 @@ def test_every_deployment_is_called_once(azure: AzureSim, resource: Resource) ->
     assert found.step("backend eastus/deployment gone")["diagnosis"] == "deployment_not_found"
 
 
+def test_what_is_wrong_with_a_backend_is_explained_once(azure: AzureSim, resource: Resource) -> None:
+    names = ("first", "second", "third")
+    resource.deployments = {name: "gpt-4o" for name in names}
+    resource.break_with("role_missing")
+    document = settings(resource)
+    document["models"] = [config.model(name, resource) for name in names]
+    found = doctor(azure, document, *PATIENT, *by_imds(azure, resource))
+    lines = [line for line in found.stdout.splitlines() if "deployment " in line]
+    assert len(lines) == len(names) and "Cognitive Services OpenAI User" in lines[0]
+    assert all(line.endswith("  role_missing, as above") for line in lines[1:]), lines
+
+
 @pytest.mark.parametrize("spaced", [False, True], ids=["dense", "spaced"])
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=list(MISTAKES))
 def test_every_answer_of_a_resource_is_explained(azure: AzureSim, resource: Resource, mistake: Any,

@@ -59,6 +59,12 @@ impl Step {
         Self { verdict, subject, what, text, facts: Vec::new() }
     }
 
+    /// The name of the error that was found, where it is known.
+    fn diagnosis(&self) -> Option<&str> {
+        let (_, slug) = self.facts.iter().find(|(name, _)| *name == "diagnosis")?;
+        slug.as_str()
+    }
+
     /// The same with one more fact; null is not added.
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         let value = value.into();
@@ -113,8 +119,17 @@ impl Report {
         let (word, colour) = step.verdict.word();
         let (begin, end) = if self.colours { (colour, "\x1b[0m") } else { ("", "") };
         let Step { subject, what, text, .. } = step;
+        let text = match step.diagnosis().filter(|_| self.has_said(step)) {
+            Some(slug) => format!("{slug}, as above"),
+            None => text.clone(),
+        };
         let (wide, wider) = self.widths;
         writeln!(io::stdout(), "{begin}{word:4}{end}  {subject:wide$}  {what:wider$}  {text}")
+    }
+
+    /// Whether a step before has the same text about the same subject.
+    fn has_said(&self, step: &Step) -> bool {
+        self.steps.iter().any(|one| one.subject == step.subject && one.text == step.text)
     }
 
     /// Prints the summary.
