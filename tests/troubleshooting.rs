@@ -5,6 +5,7 @@
     reason = "a test that cannot read its file has failed; clippy knows helpers of tests only within cfg(test)"
 )]
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -59,4 +60,26 @@ fn the_readme_has_every_row_of_the_table() {
 fn it_begins_with_the_regional_endpoint() {
     let opening = "## Troubleshooting\n\n### `Resource Id is badly formed: NA`\n";
     assert!(section().starts_with(opening));
+}
+
+/// The table of metrics has the names that the module writes, and no others.
+#[test]
+fn the_readme_has_every_metric() {
+    const CODE: &str = include_str!("../src/telemetry/metrics.rs");
+    let (code, _) = CODE.split_once("#[cfg(test)]").unwrap();
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = |text: &'static str| {
+        let words = text.split(move |c| !is_part(c)).filter(|word| word.starts_with("aoai_"));
+        words.collect::<BTreeSet<_>>()
+    };
+    let rows = include_str!("../README.md").lines().filter(|line| line.starts_with("| `aoai_"));
+    let first = rows.filter_map(|line| line.split('|').nth(1));
+    let in_readme: BTreeSet<_> = first.flat_map(words).collect();
+    // What access logs find is in a table of its own.
+    let metrics: BTreeSet<_> = words(code);
+    assert!(metrics.is_subset(&in_readme), "{metrics:?} {in_readme:?}");
+    let others = in_readme
+        .difference(&metrics)
+        .filter(|name| ["_total", "_ms", "_seconds"].iter().any(|end| name.ends_with(end)));
+    assert_eq!(others.collect::<Vec<_>>(), Vec::<&&str>::new());
 }
