@@ -4,7 +4,7 @@ answers that the filter makes itself, and what must have become of a request tha
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from azure_sim import AzureSim, RecordedRequest
@@ -72,6 +72,10 @@ class Call:
     method: str = "POST"
     host: str = "gateway.test"
 
+    def at(self, host: str) -> "Call":
+        """The same for another host."""
+        return replace(self, host=host)
+
     def raw(self) -> bytes:
         """Its bytes, with a Content-Length where it has a body."""
         return request(self.method, self.target, self.headers, self.body, host=self.host)
@@ -126,6 +130,11 @@ def goes_on(gateway: Gateway, connection: Connection, response: Response, good: 
         return
     with gateway.connect() as another:
         served(another, good)
+
+
+def at_host(gateway: Gateway, call: Call, host: str) -> Response:
+    """What a call gets at another host."""
+    return send(gateway, call.at(host))
 
 
 def warm(gateway: Gateway, call: Call) -> Gateway:

@@ -1,4 +1,4 @@
-"""What a gateway does wherever it is attached: tests for the control planes, each of which has the class once, with a
+"""What a gateway does wherever it is attached: tests for the control planes, each of which has each class once, with a
 fixture `gateway` that serves the two models of `two_regions` and a subscription with a limit."""
 
 from __future__ import annotations
@@ -6,15 +6,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, Dict, Tuple
 
 import openai
 import pytest
 from websockets.sync.client import connect as websocket
 
 from azure_sim import HANG_LIMIT, AzureSim, errors
-from e2e.calls import (API_VERSION, MESSAGES, arrived_at, chat, own_answer, refused, send, v1)
-from e2e.two_regions import KEY, LIMITED, POOL, SINGLE
+from e2e import config
+from e2e.calls import (API_VERSION, MESSAGES, arrived_at, at_host, chat, own_answer, refused, send,
+                       v1)
+from e2e.identities import KINDS, Identities
+from e2e.limit_service import LimitService
+from e2e.two_regions import KEY, LIMITED, POOL, SINGLE, document_of_two
 
 BY_URL_AND_BODY = {
     "model in the URL": chat(SINGLE, ("api-key", KEY)),
@@ -37,6 +41,56 @@ def tokens(gateway: Any) -> "Counter[str]":
         if matched:
             found[matched[1]] += count
     return found
+
+
+# A host that something else than the gateway has on the same listener.
+HOST = "ai.example.test"
+
+
+def document_with_a_quota(azure: AzureSim) -> Dict[str, Any]:
+    """Limits in a service, and a subscription whose quota its first request uses up."""
+    return document_of_two(azure, limits={"store": "ratelimit"}, subscriptions=[
+        config.subscription("team", key=KEY),
+        config.subscription("limited", key=LIMITED, limits={
+            "quota": {"tokens": 1, "period": "year"}})])
+
+
+class ServesBesideOthers:
+    """The tests of a gateway at `HOST`, where the listener serves other hosts as well. `limits` is the service of the
+    document's limits."""
+
+    @pytest.mark.parametrize("host", [HOST, f"{HOST}:8443"])
+    @pytest.mark.parametrize("model", [POOL, SINGLE])
+    def test_its_host_is_the_gateway(self, gateway: Any, model: str, host: str) -> None:
+        answer = at_host(gateway, chat(model, ("api-key", KEY)), host)
+        assert (answer.status, answer.head.values("x-aoai-backend")) == (200, ["eastus"])
+        own_answer(at_host(gateway, chat(model, ("api-key", "wrong")), host), "unknown_key",
+                   hidden=["wrong"])
+
+    def test_a_throttled_request_moves_on(self, gateway: Any, azure: AzureSim) -> None:
+        azure.resources["eastus"].script.then(errors.throttled(retry_after_ms="1"))
+        answer = at_host(gateway, chat(POOL, ("api-key", KEY)), HOST)
+        assert [answer.head.values(f"x-aoai-{name}") for name in ("backend", "attempts")] == [
+            ["sweden"], ["2"]]
+
+    def test_a_quota_of_the_service_of_limits_binds(
+            self, gateway: Any, limits: LimitService) -> None:
+        call = chat(SINGLE, ("api-key", LIMITED))
+        at_host(gateway, call, HOST)
+        gateway.envoy.wait_until(lambda: limits.charged("quota", "limited") > 1, "charge")
+        own_answer(at_host(gateway, call, HOST), "quota_exhausted")
+
+
+class SignsIn:
+    """The test of a gateway that signs in with identities of every kind: `found` has both."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_an_identity_of_every_kind_signs_in(
+            self, found: Tuple[Identities, Any], kind: str) -> None:
+        identities, gateway = found
+        assert identities.chat(gateway, kind).status == 200
+        assert [seen.token.oid for seen in identities.arrived(kind) if seen.token] == [
+            identities.all[kind].object_id]
 
 
 class Serves:

@@ -102,7 +102,7 @@ def ask(envoy: Envoy, call: Call) -> Response:
 
 
 def at_host(call: Call, host: str = HOST) -> Call:
-    return Call(call.target, call.headers, call.body, call.method, host)
+    return call.at(host)
 
 
 @pytest.mark.parametrize("host", [HOST, f"{HOST}:8080", "contoso-eastus.openai.azure.com"])

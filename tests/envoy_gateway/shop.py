@@ -6,11 +6,9 @@ import base64
 
 import trustme
 
-from e2e.calls import Call, send
-from e2e.wire import Response
-from envoy_gateway.controller import Attached
+from e2e.serves import HOST
 
-HOST, SHOP_HOST = "ai.example.test", "shop.test"
+SHOP_HOST = "shop.test"
 # What is there before: a Gateway for all hosts, and a shop at one of them. PORT is the Gateway's.
 SHOP = """\
 apiVersion: gateway.networking.k8s.io/v1
@@ -56,10 +54,6 @@ metadata: {name: shop, namespace: default}
 spec:
   directResponse: {statusCode: 200, body: {type: Inline, inline: the shop}}
 """
-
-
-def at_host(gateway: Attached, call: Call, host: str = HOST) -> Response:
-    return send(gateway, Call(call.target, call.headers, call.body, call.method, host))
 
 
 def certificate(authority: trustme.CA) -> str:

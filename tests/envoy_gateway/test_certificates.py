@@ -11,9 +11,10 @@ import trustme
 
 from azure_sim import HANG_LIMIT, AzureSim
 from e2e.calls import chat
+from e2e.serves import HOST
 from e2e.two_regions import KEY, SINGLE, document_of_two
 from envoy_gateway.controller import Attached
-from envoy_gateway.shop import HOST, ROUTE, SHOP_WITH_TLS, certificate
+from envoy_gateway.shop import ROUTE, SHOP_WITH_TLS, certificate
 
 Json = Dict[str, Any]
 

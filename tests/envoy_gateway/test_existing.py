@@ -6,25 +6,21 @@ from typing import Any, Dict, Iterator
 
 import pytest
 
-from azure_sim import AzureSim, errors
-from e2e import config
-from e2e.calls import Call, chat, own_answer
+from azure_sim import AzureSim
+from e2e.calls import Call, at_host, chat
 from e2e.limit_service import LimitService
 from e2e.rendering import at
-from e2e.two_regions import KEY, POOL, SINGLE, document_of_two
+from e2e.serves import HOST, ServesBesideOthers, document_with_a_quota
+from e2e.two_regions import KEY, SINGLE
 from envoy_gateway.controller import Attached
-from envoy_gateway.shop import HOST, ROUTE, SHOP, SHOP_HOST, at_host
+from envoy_gateway.shop import ROUTE, SHOP, SHOP_HOST
 
 Json = Dict[str, Any]
-QUOTA = "aoai_the-team-of-a-quota-key-4"
 
 
 @pytest.fixture(scope="module")
 def document(azure: AzureSim) -> Json:
-    return document_of_two(azure, limits={"store": "ratelimit"}, subscriptions=[
-        config.subscription("team", key=KEY),
-        config.subscription("limited", key=QUOTA, limits={
-            "quota": {"tokens": 1, "period": "year"}})])
+    return document_with_a_quota(azure)
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +38,8 @@ def gateway(azure: AzureSim, document: Json, limits: LimitService,
         yield gateway
 
 
-@pytest.mark.parametrize("host", [HOST, f"{HOST}:8443"])
-@pytest.mark.parametrize("model", [POOL, SINGLE])
-def test_its_host_is_the_gateway(gateway: Attached, model: str, host: str) -> None:
-    answer = at_host(gateway, chat(model, ("api-key", KEY)), host)
-    assert (answer.status, answer.head.values("x-aoai-backend")) == (200, ["eastus"])
-    own_answer(at_host(gateway, chat(model, ("api-key", "wrong")), host), "unknown_key",
-               hidden=["wrong"])
-
-
-def test_a_throttled_request_moves_on(gateway: Attached, azure: AzureSim) -> None:
-    azure.resources["eastus"].script.then(errors.throttled(retry_after_ms="1"))
-    answer = at_host(gateway, chat(POOL, ("api-key", KEY)))
-    assert [answer.head.values(f"x-aoai-{name}") for name in ("backend", "attempts")] == [
-        ["sweden"], ["2"]]
-
-
-def test_a_quota_of_the_service_of_limits_binds(gateway: Attached, limits: LimitService) -> None:
-    call = chat(SINGLE, ("api-key", QUOTA))
-    at_host(gateway, call)
-    gateway.envoy.wait_until(lambda: limits.charged("quota", "limited") > 1, "charge")
-    own_answer(at_host(gateway, call), "quota_exhausted")
+class TestOfEnvoyGateway(ServesBesideOthers):
+    """The Gateway serves its host as every gateway does."""
 
 
 @pytest.mark.parametrize("host", [SHOP_HOST, "elsewhere.test", f"x.{HOST}"])

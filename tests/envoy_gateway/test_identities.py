@@ -8,6 +8,7 @@ import pytest
 
 from azure_sim import AzureSim
 from e2e.identities import KINDS, Identities
+from e2e.serves import SignsIn
 from envoy_gateway.controller import Attached
 
 Found = Tuple[Identities, Attached]
@@ -24,9 +25,5 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
             yield identities, gateway
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_identity_of_every_kind_signs_in(found: Found, kind: str) -> None:
-    identities, gateway = found
-    assert identities.chat(gateway, kind).status == 200
-    assert [seen.token.oid for seen in identities.arrived(kind) if seen.token] == [
-        identities.all[kind].object_id]
+class TestOfEnvoyGateway(SignsIn):
+    """A proxy of Envoy Gateway's signs in as every gateway does."""

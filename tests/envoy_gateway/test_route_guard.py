@@ -7,10 +7,11 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import pytest
 
 from azure_sim import AzureSim
-from e2e.calls import Call, chat, send, warm
+from e2e.calls import Call, at_host, chat, send, warm
+from e2e.serves import HOST
 from e2e.two_regions import KEY, SINGLE, document_of_two
 from envoy_gateway.controller import Attached
-from envoy_gateway.shop import HOST, SHOP, at_host
+from envoy_gateway.shop import SHOP
 
 Json = Dict[str, Any]
 
@@ -82,7 +83,7 @@ def test_no_damage_opens_a_way_to_azure(azure: AzureSim, document: Json) -> None
             for cluster in ("aoai_eastus", "aoai/eastus>sweden", "azure_identity"):
                 for call in (chat(SINGLE, ("x-aoai-cluster", cluster)),
                              Call("/", [("x-aoai-cluster", cluster)], method="GET")):
-                    answer = at_host(gateway, call)
+                    answer = at_host(gateway, call, HOST)
                     assert answer.status in (401, 404, 500, 503), (what, cluster, answer)
             arrived = {name: one.requests for name, one in azure.resources.items() if one.requests}
             assert arrived == {}, what

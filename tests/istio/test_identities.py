@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Iterator, Tuple
 
 import pytest
 
 from azure_sim import AzureSim
 from e2e.identities import KINDS, Identities
+from e2e.serves import SignsIn
 from istio.mesh import Mesh
 
 Found = Tuple[Identities, Mesh]
@@ -25,12 +25,8 @@ def found(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fo
             yield identities, mesh
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_identity_of_every_kind_signs_in(found: Found, kind: str) -> None:
-    identities, mesh = found
-    assert identities.chat(mesh, kind).status == 200
-    assert [seen.token.oid for seen in identities.arrived(kind) if seen.token] == [
-        identities.all[kind].object_id]
+class TestOfIstio(SignsIn):
+    """A proxy of the mesh signs in as every gateway does."""
 
 
 def test_no_secret_is_in_the_log_the_metrics_or_the_configuration(found: Found) -> None:

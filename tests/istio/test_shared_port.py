@@ -6,18 +6,15 @@ from typing import Any, Dict, Iterator
 
 import pytest
 
-from azure_sim import AzureSim, errors
-from e2e import config
-from e2e.calls import Call, chat, own_answer, send
+from azure_sim import AzureSim
+from e2e.calls import Call, at_host, chat
 from e2e.limit_service import LimitService
 from e2e.rendering import at
-from e2e.wire import Response
+from e2e.serves import HOST, ServesBesideOthers, document_with_a_quota
+from e2e.two_regions import KEY, SINGLE
 from istio.mesh import Mesh
-from e2e.two_regions import KEY, POOL, SINGLE, document_of_two
 
 Json = Dict[str, Any]
-LIMITED = "aoai_the-limited-teams-key-02"
-HOST = "ai.example.test"
 # What is there before: a gateway for all hosts, and a shop for all of them. PORT is the gateway's.
 SHOP = """\
 apiVersion: networking.istio.io/v1
@@ -43,10 +40,7 @@ spec:
 
 @pytest.fixture(scope="module")
 def document(azure: AzureSim) -> Json:
-    return document_of_two(azure, limits={"store": "ratelimit"}, subscriptions=[
-        config.subscription("team", key=KEY),
-        config.subscription("limited", key=LIMITED, limits={
-            "quota": {"tokens": 1, "period": "year"}})])
+    return document_with_a_quota(azure)
 
 
 @pytest.fixture(scope="module")
@@ -64,31 +58,13 @@ def mesh(request: pytest.FixtureRequest, azure: AzureSim, document: Json, limits
         yield mesh
 
 
-def at_host(mesh: Mesh, call: Call, host: str = HOST) -> Response:
-    return send(mesh, Call(call.target, call.headers, call.body, call.method, host))
+@pytest.fixture
+def gateway(mesh: Mesh) -> Mesh:
+    return mesh
 
 
-@pytest.mark.parametrize("host", [HOST, f"{HOST}:8443"])
-@pytest.mark.parametrize("model", [POOL, SINGLE])
-def test_its_host_is_the_gateway(mesh: Mesh, model: str, host: str) -> None:
-    answer = at_host(mesh, chat(model, ("api-key", KEY)), host)
-    assert (answer.status, answer.head.values("x-aoai-backend")) == (200, ["eastus"])
-    own_answer(at_host(mesh, chat(model, ("api-key", "wrong")), host), "unknown_key",
-               hidden=["wrong"])
-
-
-def test_a_throttled_request_moves_on(mesh: Mesh, azure: AzureSim) -> None:
-    azure.resources["eastus"].script.then(errors.throttled(retry_after_ms="1"))
-    answer = at_host(mesh, chat(POOL, ("api-key", KEY)))
-    assert [answer.head.values(f"x-aoai-{name}") for name in ("backend", "attempts")] == [
-        ["sweden"], ["2"]]
-
-
-def test_a_quota_of_the_service_of_limits_binds(mesh: Mesh, limits: LimitService) -> None:
-    call = chat(SINGLE, ("api-key", LIMITED))
-    at_host(mesh, call)
-    mesh.envoy.wait_until(lambda: limits.charged("quota", "limited") > 1, "charge")
-    own_answer(at_host(mesh, call), "quota_exhausted")
+class TestOfIstio(ServesBesideOthers):
+    """The mesh serves its host as every gateway does."""
 
 
 @pytest.mark.parametrize("host", ["shop.test", "elsewhere.test", f"x.{HOST}"])

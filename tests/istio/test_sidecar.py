@@ -45,8 +45,7 @@ class Sidecar:
 
     def ask(self, call: Call, host: str = HOST) -> Response:
         with Connection(self.port) as connection:
-            return connection.exchange(
-                Call(call.target, call.headers, call.body, call.method, host).raw())
+            return connection.exchange(call.at(host).raw())
 
 
 @pytest.fixture(scope="module")
