@@ -147,11 +147,11 @@ class Envoy:
 
     def wait_until(self, look: Callable[[], Optional[T]], what: str,
                    timeout: float = HANG_LIMIT) -> T:
-        """What `look` returns as soon as that is neither None nor False."""
+        """What `look` returns as soon as that is true: not None, False, 0 or empty."""
         deadline = time.monotonic() + timeout
         while True:
             found = look()
-            if found is not None and found is not False:
+            if found:
                 return found
             if not self.running:
                 raise EnvoyFailed(f"Envoy exited with {self._process.returncode} before {what}\n"
