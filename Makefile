@@ -90,8 +90,8 @@ tools: cargo ## Build the command-line tool: target/debug/aoai
 	cargo build --locked --bin aoai
 
 .PHONY: render
-render: cargo ## Remake the bootstraps in envoy/, the tests' golden files and the README's troubleshooting
-	AOAI_RENDER=write cargo test --locked --test render --test troubleshooting
+render: cargo ## Remake what is rendered: bootstraps in envoy/, golden files, tables of the documentation
+	AOAI_RENDER=write cargo test --locked --test render --test documentation
 
 .PHONY: test
 test: test-native test-e2e ## Prove the project: native tests, then a real Envoy with simulated Azure

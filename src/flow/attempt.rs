@@ -410,7 +410,8 @@ impl Sent {
         let may_move_on = match &self.request {
             Request::Shared(request, reference) => {
                 let mut request = request.borrow_mut();
-                host.add(Counter::Attempt { backend, result: outcome.into() }, 1);
+                let (model, result) = (request.plan.model.name.as_str(), outcome.into());
+                host.add(Counter::Attempt { backend, model, result, status: Some(status) }, 1);
                 request.learn(host, backend, outcome, &now);
                 let backend = backend.clone();
                 request.last = LastAttempt::Responded { backend, status, outcome, diagnosis };

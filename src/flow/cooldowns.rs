@@ -10,7 +10,7 @@ use super::measure::{Counter, Gauge, LogEntry};
 use super::store::{LogBudget, View};
 use crate::base::random;
 use crate::config::{Config, Failover};
-use crate::routing::cooldown::{Availability, Claim, Cooldowns, Evidence, Outcome};
+use crate::routing::cooldown::{Availability, Cause, Claim, Cooldowns, Evidence, Outcome};
 
 /// Where they are in the store. Names of backends mean the same to all configurations of a proxy.
 pub const KEY: &str = "aoai-filter/cooldowns";
@@ -31,9 +31,7 @@ impl SharedCooldowns {
     pub fn new(host: &dyn Host) -> Self {
         let view = View::new(host, KEY.to_owned(), MAX_AGE);
         let cooldowns = Self { view, unlogged: RefCell::default() };
-        for (backend, diagnosis) in cooldowns.get(host, host.now()).misconfigurations() {
-            host.set(Gauge::Misconfigured { backend, diagnosis }, 1);
-        }
+        show(host, &Cooldowns::default(), &cooldowns.get(host, host.now()));
         cooldowns
     }
 
@@ -59,7 +57,7 @@ impl SharedCooldowns {
     pub fn forget(&self, host: &dyn Host, config: &Config, now: SystemTime) {
         let changed = self.view.change(host, now, &|cooldowns| cooldowns.forget(config, now));
         if let Some((before, after)) = changed {
-            show_misconfigurations(host, &before, &after);
+            show(host, &before, &after);
         }
     }
 
@@ -127,12 +125,15 @@ impl SharedCooldowns {
         (before, after): (&Cooldowns, &Cooldowns),
         now: SystemTime,
     ) {
-        let began = |cooldowns: &Cooldowns| {
-            [Some(model), None].map(|model| cooldowns.since(backend, model))
+        let concerned = [Some(model), None];
+        let is_new = |model: &Option<&str>| {
+            outcome != Outcome::Served
+                && before.since(backend, *model) != after.since(backend, *model)
         };
-        let is_new = outcome != Outcome::Served && began(before) != began(after);
-        if is_new {
-            host.add(Counter::Cooldowns { backend }, 1);
+        let mut new = concerned.into_iter().filter(is_new).peekable();
+        let is_new = new.peek().is_some();
+        for model in new {
+            host.add(Counter::Cooldowns { backend, model }, 1);
         }
         // What to correct is said in a line of its own.
         if is_new && !matches!(outcome, Outcome::Misconfigured(_)) {
@@ -143,13 +144,12 @@ impl SharedCooldowns {
             };
             self.log(host, backend, &LogEntry::Cooldown { backend, model, wait, outcome }, now);
         }
-        let was_in_cooldown = || began(before).iter().any(Option::is_some);
+        let was_in_cooldown =
+            || concerned.iter().any(|model| before.since(backend, *model).is_some());
         if outcome == Outcome::Served && was_in_cooldown() {
             self.log(host, backend, &LogEntry::Recovered { backend, model }, now);
         }
-        show_misconfigurations(host, before, after);
-        let models = after.models_in_cooldown(backend, now);
-        host.set(Gauge::ModelsInCooldown { backend }, models as u64);
+        show(host, before, after);
     }
 
     /// Logs a change of a backend's state, unless there were many of late: then a line sums them up.
@@ -173,12 +173,18 @@ impl SharedCooldowns {
     }
 }
 
-/// Shows which misconfigurations are there now and were not before, and which are no longer.
-fn show_misconfigurations(host: &dyn Host, before: &Cooldowns, after: &Cooldowns) {
+/// Shows which cooldowns and misconfigurations are there now and were not before, and which are no longer.
+fn show(host: &dyn Host, before: &Cooldowns, after: &Cooldowns) {
     for (from, to, value) in [(after, before, 1), (before, after, 0)] {
-        for (backend, diagnosis) in from.misconfigurations() {
-            if !to.misconfigurations().any(|one| one == (backend, diagnosis)) {
-                host.set(Gauge::Misconfigured { backend, diagnosis }, value);
+        for (backend, model, cause) in from.unended() {
+            let of_pair = |one: &(&str, Option<&str>, &Cause)| (one.0, one.1) == (backend, model);
+            if !to.unended().any(|one| of_pair(&one)) {
+                host.set(Gauge::InCooldown { backend, model }, value);
+            }
+            if let Cause::Misconfigured(diagnosis) = cause {
+                if !to.unended().any(|one| of_pair(&one) && one.2 == cause) {
+                    host.set(Gauge::Misconfigured { backend, diagnosis, model }, value);
+                }
             }
         }
     }

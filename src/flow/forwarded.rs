@@ -7,7 +7,7 @@ use super::body_check::BodyCheck;
 use super::context::Context;
 use super::envoy_reply;
 use super::inspection::{Found, Inspected, Inspection};
-use super::measure::{Counter, LogEntry};
+use super::measure::{AttemptResult, Counter, LogEntry};
 use super::pool_request::Registration;
 use super::step::{Changes, Then};
 use super::store;
@@ -35,6 +35,9 @@ pub struct Forwarded {
     response: Response,
     /// Whether its outcome is in the metrics.
     is_counted: bool,
+    /// The status of a single backend's response, until that is in the metrics of attempts. Those of pools are
+    /// counted by the backend stage.
+    uncounted: Option<u16>,
 }
 
 /// To what a request was forwarded.
@@ -73,7 +76,8 @@ impl Forwarded {
         upstream: Upstream,
         rest: Option<BodyCheck>,
     ) -> Self {
-        Self { backend, cluster, upstream, rest, response: Response::Passing, is_counted: false }
+        let response = Response::Passing;
+        Self { backend, cluster, upstream, rest, response, is_counted: false, uncounted: None }
     }
 
     /// Whether its outcome is in the metrics.
@@ -145,7 +149,11 @@ impl Forwarded {
                 }
                 self.note_backend(ctx);
                 match upstream {
-                    Upstream::Single { .. } => self.single_response(ctx, changes),
+                    Upstream::Single { .. } => {
+                        let (status, verdict) = self.single_response(ctx, changes);
+                        self.uncounted = status;
+                        verdict
+                    }
                     Upstream::Pool(pool) => {
                         Verdict::of_pool(ctx, changes, &mut pool.request.borrow_mut())
                     }
@@ -224,6 +232,10 @@ impl Forwarded {
         if std::mem::replace(&mut self.is_counted, true) {
             return;
         }
+        if let Some(status) = self.uncounted.take() {
+            let result = Outcome::of_status(status, || None).into();
+            self.count_attempt(ctx, result, Some(status));
+        }
         if let Some(reason) = replied {
             ctx.meter.borrow_mut().reason = replied;
             ctx.count(|host, labels| host.add(Counter::Replied { reason, labels }, 1));
@@ -234,23 +246,36 @@ impl Forwarded {
         }
     }
 
-    /// A response of a single backend. Envoy adds that one's name to its responses.
-    fn single_response(&self, ctx: &Context<'_>, changes: &mut Changes) -> Verdict {
+    /// A response of a single backend, and its status if it is the backend's. Envoy adds that one's name to its
+    /// responses.
+    fn single_response(&self, ctx: &Context<'_>, changes: &mut Changes) -> (Option<u16>, Verdict) {
         let Some(status) = ctx.host.response_status() else {
-            return Verdict::Pass;
+            return (None, Verdict::Pass);
         };
         if status >= 500 {
             let details = ctx.host.response_code_details().unwrap_or_default();
             if !details.is_empty() && details != envoy_reply::VIA_UPSTREAM {
+                if envoy_reply::is_failure(&details, || Some(status)) {
+                    self.count_attempt(ctx, AttemptResult::Failed, None);
+                }
                 changes.set(BACKEND, self.backend.as_str());
                 let reply = envoy_reply::in_our_words(&details, status, Reply::no_response);
-                return reply.map_or(Verdict::Pass, Verdict::Replace);
+                return (None, reply.map_or(Verdict::Pass, Verdict::Replace));
             }
         }
         if status < 400 {
             self.record(ctx, Outcome::Served);
         }
-        Verdict::Inspect(self.backend.clone(), status)
+        (Some(status), Verdict::Inspect(self.backend.clone(), status))
+    }
+
+    /// Counts an attempt at a single backend.
+    fn count_attempt(&self, ctx: &Context<'_>, result: AttemptResult, status: Option<u16>) {
+        if let Upstream::Single { model, .. } = &self.upstream {
+            let (backend, model) = (self.backend.as_str(), model.as_ref());
+            let model = model.map_or("none", |model| model.name.as_str());
+            ctx.host.add(Counter::Attempt { backend, model, result, status }, 1);
+        }
     }
 
     /// Remembers what a response of a single backend tells of it: where it goes no request goes
@@ -327,6 +352,9 @@ impl Forwarded {
     ) {
         found.report(ctx.host, ctx.gateway, backend, ctx.now());
         if found.is_operators() {
+            if let Some(status) = self.uncounted.take() {
+                self.count_attempt(ctx, AttemptResult::Misconfigured, Some(status));
+            }
             self.record(ctx, Outcome::Misconfigured(found.misconfiguration()));
         }
         match (found.held, size) {

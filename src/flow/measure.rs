@@ -68,12 +68,16 @@ pub enum Counter<'a> {
         /// Whose they are.
         labels: Labels<'a>,
     },
-    /// Attempts at the backends of pools.
+    /// Attempts at backends.
     Attempt {
         /// The backend's name.
         backend: &'a str,
+        /// The model's name, or `none`.
+        model: &'a str,
         /// How they ended.
         result: AttemptResult,
+        /// The HTTP status of the response; `None` where there was none.
+        status: Option<u16>,
     },
     /// Attempts beyond the first.
     Retries,
@@ -81,6 +85,8 @@ pub enum Counter<'a> {
     Cooldowns {
         /// The backend's name.
         backend: &'a str,
+        /// The model's name; `None` where it is in cooldown for all of them.
+        model: Option<&'a str>,
     },
     /// Responses that told of a mistake.
     Diagnosis {
@@ -174,10 +180,12 @@ pub enum LogField<'a> {
 /// What has a level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gauge<'a> {
-    /// For how many models a backend is in cooldown.
-    ModelsInCooldown {
+    /// Whether a backend's cooldown has begun, and the backend has not served the model since: 1 or 0.
+    InCooldown {
         /// The backend's name.
         backend: &'a str,
+        /// The model's name; `None` where it is in cooldown for all of them.
+        model: Option<&'a str>,
     },
     /// Whether a backend is misconfigured in a way: 1 or 0.
     Misconfigured {
@@ -185,6 +193,8 @@ pub enum Gauge<'a> {
         backend: &'a str,
         /// The diagnosis's name.
         diagnosis: &'a str,
+        /// The model's name; `None` where it concerns all of them.
+        model: Option<&'a str>,
     },
     /// For how many more seconds an identity has a token.
     TokenRemaining {
@@ -209,7 +219,7 @@ impl FetchResult {
     pub const ALL: [Self; 3] = [Self::Success, Self::Failed, Self::Refused];
 }
 
-/// How an attempt at a pool's backend ended.
+/// How an attempt at a backend ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptResult {
     /// With a response other than these.
@@ -220,12 +230,6 @@ pub enum AttemptResult {
     Failed,
     /// With a response that tells of an operator's mistake.
     Misconfigured,
-}
-
-impl AttemptResult {
-    /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::Responded, Self::Throttled, Self::Failed, Self::Misconfigured];
 }
 
 impl From<Outcome> for AttemptResult {

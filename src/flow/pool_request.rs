@@ -99,7 +99,8 @@ impl PoolRequest {
     /// Counts the last attempt as failed, where its backend has not responded.
     pub fn note_failure(&mut self, host: &dyn Host) {
         if let LastAttempt::Pending { backend } = &self.last {
-            host.add(Counter::Attempt { backend, result: AttemptResult::Failed }, 1);
+            let (model, result) = (self.plan.model.name.as_str(), AttemptResult::Failed);
+            host.add(Counter::Attempt { backend, model, result, status: None }, 1);
             self.met.failure = true;
             if self.is_backends_failure() {
                 self.failed.push(backend.clone());

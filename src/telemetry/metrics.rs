@@ -1,5 +1,5 @@
-//! Names of metrics. Envoy shows them under `wasmcustom.`; the module's interface to Envoy knows no
-//! labels, so these names carry them as `.label.value` pairs, for `stats_config.stats_tags` to take out.
+//! The metrics: their names and labels. Envoy shows them under `wasmcustom.`; the module's interface to Envoy knows
+//! no labels, so names carry them as `.label.value` pairs, for `stats_config.stats_tags` to take out.
 
 use crate::config::Config;
 use crate::flow::measure::{
@@ -7,48 +7,165 @@ use crate::flow::measure::{
 };
 use crate::reply::Reason;
 
+/// A metric with `N` labels.
+#[derive(Debug)]
+pub struct Metric<const N: usize> {
+    name: &'static str,
+    /// In the order in which names carry them. A model's name may have dots, and so is last.
+    labels: [&'static str; N],
+    text: &'static str,
+}
+
+/// A row of the README's table of metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The metric's name.
+    pub name: &'static str,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts, in Markdown.
+    pub text: &'static str,
+}
+
+/// The value of the label `model` where a backend is concerned for every model.
+const EVERY_MODEL: &str = "*";
+
+static REQUESTS: Metric<4> = Metric {
+    name: "aoai_requests_total",
+    labels: ["outcome", "backend", "subscription", "model"],
+    text: "requests, each with one outcome: `forwarded` (a backend responded) and the first backend, \
+           `models_listed`, `abandoned` (the caller left before a response) and the first backend if there was one, \
+           or the reason of a local reply",
+};
+static TOKENS: Metric<5> = Metric {
+    name: "aoai_tokens_total",
+    labels: ["backend", "type", "source", "subscription", "model"],
+    text: "[tokens](#tokens) used: `input` and of these `cached_input`, `output` and of these `reasoning`; \
+           `reported` or `estimated`",
+};
+static LIMITS_UNCHECKED: Metric<2> = Metric {
+    name: "aoai_limits_unchecked_total",
+    labels: ["subscription", "model"],
+    text: "requests that `limits.on_error: allow` has let through, or whose limits the service does not know",
+};
+static TIME_TO_FIRST_TOKEN: Metric<2> = Metric {
+    name: "aoai_time_to_first_token_ms",
+    labels: ["backend", "model"],
+    text:
+        "histogram: from a request's head to the first event of a streamed response that has output",
+};
+static REQUEST_DURATION: Metric<2> = Metric {
+    name: "aoai_request_duration_ms",
+    labels: ["backend", "model"],
+    text: "histogram: from a request's head to the end of its response",
+};
+static ATTEMPTS: Metric<4> = Metric {
+    name: "aoai_attempts_total",
+    labels: ["backend", "result", "status", "model"],
+    text: "attempts at backends: `responded`, `throttled` (429), `failed` (5xx, or no response: its status is \
+           `none`), `misconfigured`; and the response's HTTP status",
+};
+static RETRIES: Metric<0> =
+    Metric { name: "aoai_retries_total", labels: [], text: "attempts beyond a request's first" };
+static COOLDOWNS: Metric<2> = Metric {
+    name: "aoai_cooldowns_total",
+    labels: ["backend", "model"],
+    text: "cooldowns that began, those after a failed probe included; `*` for all models",
+};
+static IN_COOLDOWN: Metric<2> = Metric {
+    name: "aoai_in_cooldown",
+    labels: ["backend", "model"],
+    text: "1 from the beginning of a cooldown until the backend has served the model again, then 0; `*` for all models",
+};
+static DIAGNOSES: Metric<2> = Metric {
+    name: "aoai_diagnoses_total",
+    labels: ["backend", "diagnosis"],
+    text: "responses of backends that show a mistake of configuration",
+};
+static MISCONFIGURED: Metric<3> = Metric {
+    name: "aoai_misconfigured",
+    labels: ["backend", "diagnosis", "model"],
+    text: "1 while the backend is misconfigured in this way, 0 after it has served a request again; `*` for all models",
+};
+static TOKEN_FETCHES: Metric<2> = Metric {
+    name: "aoai_entra_token_fetches_total",
+    labels: ["identity", "result"],
+    text: "fetches of tokens: `success`, `failed` (retried soon), `refused` (the configuration has to be corrected)",
+};
+static TOKEN_REMAINING: Metric<1> = Metric {
+    name: "aoai_entra_token_remaining_seconds",
+    labels: ["identity"],
+    text: "the remaining lifetime of the token",
+};
+
+/// All of them.
+pub fn rows() -> impl Iterator<Item = Row> {
+    let rows = [
+        REQUESTS.row(),
+        TOKENS.row(),
+        LIMITS_UNCHECKED.row(),
+        TIME_TO_FIRST_TOKEN.row(),
+        REQUEST_DURATION.row(),
+        ATTEMPTS.row(),
+        RETRIES.row(),
+        COOLDOWNS.row(),
+        IN_COOLDOWN.row(),
+        DIAGNOSES.row(),
+        MISCONFIGURED.row(),
+        TOKEN_FETCHES.row(),
+        TOKEN_REMAINING.row(),
+    ];
+    rows.into_iter()
+}
+
+impl<const N: usize> Metric<N> {
+    fn row(&'static self) -> Row {
+        Row { name: self.name, labels: &self.labels, text: self.text }
+    }
+
+    /// Writes its name with these values of its labels.
+    fn write(&self, name: &mut String, values: [&str; N]) {
+        name.push_str(self.name);
+        for (label, value) in self.labels.iter().zip(values) {
+            [".", label, ".", value].iter().for_each(|part| name.push_str(part));
+        }
+    }
+}
+
 impl Counter<'_> {
     /// The metric's name, written into this buffer.
     pub fn write_name(&self, name: &mut String) {
-        let mut write = |parts: &[&str]| parts.iter().for_each(|part| name.push_str(part));
+        let mut requests = |outcome, backend, Labels { subscription, model }| {
+            REQUESTS.write(name, [outcome, backend, subscription, model]);
+        };
         match *self {
-            Self::Forwarded { backend, labels } => {
-                write_request(name, "forwarded", backend, labels);
-            }
+            Self::Forwarded { backend, labels } => requests("forwarded", backend, labels),
             Self::Abandoned { backend, labels } => {
-                write_request(name, "abandoned", backend.unwrap_or("none"), labels);
+                requests("abandoned", backend.unwrap_or("none"), labels);
             }
-            Self::Replied { reason, labels } => {
-                write_request(name, reason.name(), "none", labels);
-            }
-            Self::Tokens { labels, backend, kind, source } => {
-                let Labels { subscription, model } = labels;
-                write(&["aoai_tokens_total.backend.", backend, ".type.", kind.name()]);
-                write(&[".source.", source.name(), ".subscription.", subscription]);
-                write(&[".model.", model]);
+            Self::Replied { reason, labels } => requests(reason.name(), "none", labels),
+            Self::ModelsListed { labels } => requests("models_listed", "none", labels),
+            Self::Tokens { labels: Labels { subscription, model }, backend, kind, source } => {
+                let values = [backend, kind.name(), source.name(), subscription, model];
+                TOKENS.write(name, values);
             }
             Self::LimitsUnchecked { labels: Labels { subscription, model } } => {
-                write(&[
-                    "aoai_limits_unchecked_total.subscription.",
-                    subscription,
-                    ".model.",
-                    model,
-                ]);
+                LIMITS_UNCHECKED.write(name, [subscription, model]);
             }
-            Self::ModelsListed { labels } => {
-                write_request(name, "models_listed", "none", labels);
+            Self::Attempt { backend, model, result, status } => {
+                let mut digits = itoa::Buffer::new();
+                let status = status.map_or("none", |status| digits.format(status));
+                ATTEMPTS.write(name, [backend, result.name(), status, model]);
             }
-            Self::Attempt { backend, result } => {
-                write(&["aoai_attempts_total.backend.", backend, ".result.", result.name()]);
+            Self::Retries => RETRIES.write(name, []),
+            Self::Cooldowns { backend, model } => {
+                COOLDOWNS.write(name, [backend, model.unwrap_or(EVERY_MODEL)]);
             }
-            Self::Retries => write(&["aoai_retries_total"]),
-            Self::Cooldowns { backend } => write(&["aoai_cooldowns_total.backend.", backend]),
             Self::Diagnosis { backend, diagnosis } => {
-                write(&["aoai_diagnoses_total.backend.", backend, ".diagnosis.", diagnosis.slug]);
+                DIAGNOSES.write(name, [backend, diagnosis.slug]);
             }
             Self::TokenFetch { identity, result } => {
-                let result = result.name();
-                write(&["aoai_entra_token_fetches_total.identity.", identity, ".result.", result]);
+                TOKEN_FETCHES.write(name, [identity, result.name()]);
             }
         }
     }
@@ -59,11 +176,8 @@ impl Counter<'_> {
             define(Counter::Replied { reason, labels: Labels::NONE });
         }
         define(Counter::Retries);
-        for backend in config.backends.iter().map(|backend| backend.name.as_str()) {
-            define(Counter::Cooldowns { backend });
-            for result in AttemptResult::ALL {
-                define(Counter::Attempt { backend, result });
-            }
+        for (backend, model) in pairs(config) {
+            define(Counter::Cooldowns { backend, model: Some(model) });
         }
         for identity in config.credentials.iter().map(|credential| credential.name.as_str()) {
             for result in FetchResult::ALL {
@@ -76,24 +190,21 @@ impl Counter<'_> {
 impl Gauge<'_> {
     /// The metric's name, written into this buffer.
     pub fn write_name(&self, name: &mut String) {
-        let mut write = |parts: &[&str]| parts.iter().for_each(|part| name.push_str(part));
         match *self {
-            Self::ModelsInCooldown { backend } => {
-                write(&["aoai_models_in_cooldown.backend.", backend]);
+            Self::InCooldown { backend, model } => {
+                IN_COOLDOWN.write(name, [backend, model.unwrap_or(EVERY_MODEL)]);
             }
-            Self::Misconfigured { backend, diagnosis } => {
-                write(&["aoai_misconfigured.backend.", backend, ".diagnosis.", diagnosis]);
+            Self::Misconfigured { backend, diagnosis, model } => {
+                MISCONFIGURED.write(name, [backend, diagnosis, model.unwrap_or(EVERY_MODEL)]);
             }
-            Self::TokenRemaining { identity } => {
-                write(&["aoai_entra_token_remaining_seconds.identity.", identity]);
-            }
+            Self::TokenRemaining { identity } => TOKEN_REMAINING.write(name, [identity]),
         }
     }
 
     /// Calls this for each gauge of a configuration.
     pub fn each(config: &Config, mut define: impl FnMut(Gauge<'_>)) {
-        for backend in config.backends.iter().map(|backend| backend.name.as_str()) {
-            define(Gauge::ModelsInCooldown { backend });
+        for (backend, model) in pairs(config) {
+            define(Gauge::InCooldown { backend, model: Some(model) });
         }
         for identity in config.credentials.iter().map(|credential| credential.name.as_str()) {
             define(Gauge::TokenRemaining { identity });
@@ -104,24 +215,24 @@ impl Gauge<'_> {
 impl Histogram<'_> {
     /// The metric's name, written into this buffer.
     pub fn write_name(&self, name: &mut String) {
-        let (start, backend, model) = match *self {
+        match *self {
             Self::TimeToFirstToken { backend, model } => {
-                ("aoai_time_to_first_token_ms.backend.", backend, model)
+                TIME_TO_FIRST_TOKEN.write(name, [backend, model]);
             }
             Self::RequestDuration { backend, model } => {
-                ("aoai_request_duration_ms.backend.", backend, model)
+                REQUEST_DURATION.write(name, [backend, model]);
             }
-        };
-        [start, backend, ".model.", model].iter().for_each(|part| name.push_str(part));
+        }
     }
 }
 
-/// The name of a counter of requests. A model's name may have dots, and so is last.
-fn write_request(name: &mut String, outcome: &str, backend: &str, labels: Labels<'_>) {
-    let Labels { subscription, model } = labels;
-    let parts = ["aoai_requests_total.outcome.", outcome, ".backend.", backend];
-    let labels = [".subscription.", subscription, ".model.", model];
-    parts.iter().chain(&labels).for_each(|part| name.push_str(part));
+/// The backends that a cooldown matters for, and their models: those of pools.
+fn pairs(config: &Config) -> impl Iterator<Item = (&str, &str)> {
+    let models = config.models.values().filter(|model| model.is_pooled());
+    models.flat_map(|model| {
+        let backends = model.placements.iter().map(|placement| placement.backend.name.as_str());
+        backends.map(|backend| (backend, model.name.as_str()))
+    })
 }
 
 impl TokenKind {
@@ -209,8 +320,22 @@ mod tests {
                 "aoai_entra_token_fetches_total.identity.default.result.refused",
             ),
             (
-                Counter::Attempt { backend, result: AttemptResult::Throttled },
-                "aoai_attempts_total.backend.eastus.result.throttled",
+                Counter::Attempt {
+                    backend,
+                    model: "gpt-4.1",
+                    result: AttemptResult::Throttled,
+                    status: Some(429),
+                },
+                "aoai_attempts_total.backend.eastus.result.throttled.status.429.model.gpt-4.1",
+            ),
+            (
+                Counter::Attempt {
+                    backend,
+                    model: "gpt-4.1",
+                    result: AttemptResult::Failed,
+                    status: None,
+                },
+                "aoai_attempts_total.backend.eastus.result.failed.status.none.model.gpt-4.1",
             ),
             (
                 Counter::Diagnosis { backend, diagnosis: &BACKENDS[0] },
@@ -221,16 +346,26 @@ mod tests {
                 "aoai_requests_total.outcome.models_listed.backend.none.subscription.team.model.gpt-4.1",
             ),
             (Counter::Retries, "aoai_retries_total"),
-            (Counter::Cooldowns { backend }, "aoai_cooldowns_total.backend.eastus"),
+            (
+                Counter::Cooldowns { backend, model: Some("gpt-4.1") },
+                "aoai_cooldowns_total.backend.eastus.model.gpt-4.1",
+            ),
+            (
+                Counter::Cooldowns { backend, model: None },
+                "aoai_cooldowns_total.backend.eastus.model.*",
+            ),
         ];
         for (counter, expected) in rows {
             assert_eq!(name(|name| counter.write_name(name)), expected);
         }
         for (gauge, expected) in [
-            (Gauge::ModelsInCooldown { backend }, "aoai_models_in_cooldown.backend.eastus"),
             (
-                Gauge::Misconfigured { backend, diagnosis: "role_missing" },
-                "aoai_misconfigured.backend.eastus.diagnosis.role_missing",
+                Gauge::InCooldown { backend, model: Some("gpt-4.1") },
+                "aoai_in_cooldown.backend.eastus.model.gpt-4.1",
+            ),
+            (
+                Gauge::Misconfigured { backend, diagnosis: "token_rejected", model: None },
+                "aoai_misconfigured.backend.eastus.diagnosis.token_rejected.model.*",
             ),
             (
                 Gauge::TokenRemaining { identity },

@@ -411,7 +411,7 @@ def test_without_the_flag_responses_arrive_and_log_and_metric_tell(
         response = exchange(gateway, kind)
         assert (response.status, response.body) == (401, refused.content())
         gateway.envoy.wait_for_stat(
-            f"wasmcustom.aoai_misconfigured.backend.{kind}.diagnosis.role_missing")
+            f"wasmcustom.aoai_misconfigured.backend.{kind}.diagnosis.role_missing.model.{model_of(kind)}")
         if kind == POOLED:
             assert exchange(gateway, kind).head.values("x-aoai-backend") == ["spare"]
 

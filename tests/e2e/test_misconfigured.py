@@ -116,9 +116,11 @@ def served_by_spare(response: Response, attempts: int) -> None:
 
 
 def misconfigured(gateway: Gateway, backend: str, slug: str) -> Optional[int]:
-    """The gauge."""
-    name = f"wasmcustom.aoai_misconfigured.backend.{backend}.diagnosis.{slug}"
-    return gateway.envoy.stats().get(name)
+    """The gauge, of whatever model."""
+    name = f"wasmcustom.aoai_misconfigured.backend.{backend}.diagnosis.{slug}.model."
+    found = [value for known, value in gateway.envoy.stats().items() if known.startswith(name)]
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 # A model on one backend
@@ -210,8 +212,8 @@ def moves_on(gateway: Gateway, first: Resource, spare: Resource, slug: str, numb
             else ("/openai/v1/chat/completions", body % deployment.encode()))
     assert misconfigured(gateway, first.name, slug) == 1
     assert counted(gateway)[first.name, slug] == 1
-    name = f"wasmcustom.aoai_attempts_total.backend.{first.name}.result.misconfigured"
-    assert gateway.envoy.stats()[name] == 1
+    name = f"wasmcustom.aoai_attempts_total.backend.{first.name}.result.misconfigured.status."
+    assert [value for known, value in gateway.envoy.stats().items() if known.startswith(name)] == [1]
     # What to correct is all that the log says.
     found = [line for line in gateway.envoy.log_text().splitlines()
              if f"backend {first.name} " in line]

@@ -55,6 +55,12 @@ def tokens_total(kind: str, source: str = "reported") -> Tuple[str, Labels]:
                                  ("subscription", "team-1"), ("type", kind))
 
 
+def attempts_total(result: str, status: str, model: str = MODEL, backend: str = "eastus"
+                   ) -> Tuple[str, Labels]:
+    return "aoai_attempts_total", (("backend", backend), ("model", model), ("result", result),
+                                   ("status", status))
+
+
 REMAINING: Tuple[str, Labels] = ("aoai_entra_token_remaining_seconds", (("identity", "default"),))
 
 
@@ -122,6 +128,9 @@ def test_requests_are_counted_by_outcome_and_backend(
         **{requests_total(reason, model="none"): 1 for reason in (
             "unknown_model", "unknown_operation", "operation_not_allowed", "missing_model")},
         fetches_total("success"): 1,
+        attempts_total("responded", "200"): 3, attempts_total("failed", "500"): 1,
+        attempts_total("failed", "none"): 1,
+        attempts_total("failed", "none", "other", "far-away_2"): 1,
         # Of simulated Azure's 10 words around the caller's one, and its answer's 3.
         tokens_total("input"): 3 * 11, tokens_total("cached_input"): 3 * 2,
         tokens_total("output"): 3 * 3,
@@ -141,6 +150,7 @@ def test_requests_are_counted_by_outcome_and_backend(
 def test_a_misconfigured_backend_shows_as_long_as_it_is(
         azure: AzureSim, resource: Resource, start_gateway: Start) -> None:
     diagnosed = (("backend", "eastus"), ("diagnosis", "role_missing"))
+    shown = (*diagnosed, ("model", MODEL))
     with start_gateway(settings(resource)) as gateway:
         def metrics() -> Dict[Tuple[str, Labels], int]:
             return of_the_module(gateway.envoy.prometheus())
@@ -148,7 +158,7 @@ def test_a_misconfigured_backend_shows_as_long_as_it_is(
         assert chat(gateway).status_code == 200
         resource.break_with("role_missing")
         assert_refused(chat(gateway), 502, "backend_misconfigured")
-        assert metrics()["aoai_misconfigured", diagnosed] == 1
+        assert metrics()["aoai_misconfigured", shown] == 1
         resource.mend()
         served = 1
 
@@ -157,7 +167,7 @@ def test_a_misconfigured_backend_shows_as_long_as_it_is(
             nonlocal served
             served += 1
             assert chat(gateway).status_code == 200
-            return metrics()["aoai_misconfigured", diagnosed] == 0
+            return metrics()["aoai_misconfigured", shown] == 0
         gateway.envoy.wait_until(is_over, "end of the misconfiguration")
         found = metrics()
     assert found["aoai_diagnoses_total", diagnosed] == 1

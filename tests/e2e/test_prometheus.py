@@ -133,9 +133,11 @@ def test_what_it_counts_is_what_azure_gave_out(
     wanted = {(("subscription", "team"), ("type", kind)): count for kind, count in reported.items()}
     prometheus.wait_for('sum by (subscription, type) (aoai_tokens_total{type=~"input|output"})',
                         lambda found: found == wanted, f"tokens {wanted}")
-    prometheus.wait_for("sum by (backend, result) (aoai_attempts_total) > 0", lambda found: found == {
-        (("backend", "eastus"), ("result", "throttled")): 1,
-        (("backend", "sweden"), ("result", "responded")): 1}, "attempts")
+    statuses = "sum by (backend, model, status) (aoai_attempts_total) > 0"
+    prometheus.wait_for(statuses, lambda found: found == {
+        (("backend", "eastus"), ("model", POOL), ("status", "429")): 1,
+        (("backend", "sweden"), ("model", POOL), ("status", "200")): 1,
+        (("backend", "eastus"), ("model", SINGLE), ("status", "200")): 2}, "attempts")
     prometheus.wait_for('sum by (model) (aoai_requests_total{outcome="forwarded"})', lambda found: found == {
         (("model", POOL),): 1, (("model", SINGLE),): 2}, "requests")
 

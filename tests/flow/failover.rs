@@ -179,8 +179,10 @@ fn the_last_response_is_passed_on_when_all_fail() {
     let body: serde_json::Value = serde_json::from_slice(&call.response().body).unwrap();
     assert_eq!(body["error"]["type"], "backend_failed");
     assert_eq!(process.asked(), "aa bb cc");
-    let failed = |region| format!("aoai_attempts_total.backend.{region}.result.failed 2");
-    assert_eq!(process.counted(".result.failed"), REGIONS.map(failed));
+    let name = |region| format!("aoai_attempts_total.backend.{region}.result.failed.status");
+    let failed =
+        |region| ["503.model.m 1", "none.model.n 1"].map(|of| format!("{}.{of}", name(region)));
+    assert_eq!(process.counted(".result.failed"), REGIONS.map(failed).concat());
 }
 
 #[test]
@@ -222,11 +224,11 @@ fn failures_in_a_row_begin_a_cooldown() {
         assert_eq!(process.asked(), "bb cc");
         // The three attempts at bb and cc that end this are not counted.
         assert_eq!(process.counter("aoai_cooldowns_total.backend.aa"), 1);
-        assert_eq!(process.gauge("aoai_models_in_cooldown.backend.aa"), Some(1));
+        assert_eq!(process.gauge("aoai_in_cooldown.backend.aa.model.m"), Some(1));
         // It is tried again, once, and a success forgets the failures.
         process.advance(seconds(45));
         assert_eq!(worker.ask(&by_url("m")), "200 aa 1");
-        assert_eq!(process.gauge("aoai_models_in_cooldown.backend.aa"), Some(0));
+        assert_eq!(process.gauge("aoai_in_cooldown.backend.aa.model.m"), Some(0));
         process.script("aa", [failure(), failure()]);
         process.script("bb", [Response::new(200), Response::new(200)]);
         process.advance(seconds(660));
@@ -600,7 +602,7 @@ fn what_may_be_stored_stays_on_one_backend_and_is_not_retried() {
             }
             assert_eq!(process.asked().split(' ').count(), 4);
             assert_eq!(
-                process.counted("aoai_attempts_total"),
+                process.counted("aoai_cooldowns_total"),
                 Vec::<String>::new(),
                 "and nothing is remembered"
             );

@@ -332,6 +332,10 @@ fn envoys_own_responses_name_the_backend_and_are_no_mistakes() {
     let (process, worker) = started();
     process.script("aa", [Reaction::reset()]);
     assert_eq!(worker.ask(&by_url("single")), "503 aa backend_failed");
+    assert_eq!(
+        process.counted("aoai_attempts_total"),
+        ["aoai_attempts_total.backend.aa.result.failed.status.none.model.single 1"]
+    );
     process.script("aa", [Response::new(503)]);
     assert_eq!(worker.ask(&by_url("single")), "503 aa");
     assert_eq!(diagnoses(&process), Vec::<String>::new());
@@ -373,4 +377,37 @@ proptest! {
         prop_assert_eq!(diagnoses(&process), ["aoai_diagnoses_total.backend.aa.diagnosis.unknown_path 1"]);
         prop_assert_eq!(worker.requests.len(), 0);
     }
+}
+
+#[test]
+fn attempts_at_a_single_backend_are_counted_by_model_and_status() {
+    let (process, worker) = started();
+    let unknown_path =
+        Response::new(404).piece(br#"{"error":{"code":"404","message":"Resource not found"}}"#);
+    process.script(
+        "aa",
+        [
+            Response::new(200),
+            Response::new(200),
+            Response::new(429),
+            Response::new(400).piece(b"{}"),
+            unknown_path,
+            Response::new(500),
+        ],
+    );
+    for _ in 0..6 {
+        worker.ask(&by_url("single"));
+    }
+    let expected = [
+        "failed.status.500",
+        "responded.status.200",
+        "responded.status.400",
+        "responded.status.404",
+        "throttled.status.429",
+    ];
+    let counts = [1, 2, 1, 1, 1];
+    let lines = expected.iter().zip(counts).map(|(labels, count)| {
+        format!("aoai_attempts_total.backend.aa.result.{labels}.model.single {count}")
+    });
+    assert_eq!(process.counted("aoai_attempts_total"), lines.collect::<Vec<_>>());
 }

@@ -78,10 +78,11 @@ fn a_request_moves_on_from_a_misconfigured_backend_which_is_in_cooldown_then() {
             assert_eq!(worker.ask(&request), "200 bb 1", "{slug}");
             let other = if is_of_model { "200 aa 1" } else { "200 bb 1" };
             assert_eq!(worker.ask(&by_url("n")), other, "{slug}");
-            assert_eq!(
-                process.gauge(&format!("aoai_misconfigured.backend.aa.diagnosis.{slug}")),
-                Some(1)
-            );
+            let concerned = if is_of_model { "m" } else { "*" };
+            let gauge = format!("aoai_misconfigured.backend.aa.diagnosis.{slug}.model.{concerned}");
+            assert_eq!(process.gauge(&gauge), Some(1));
+            let gauge = format!("aoai_in_cooldown.backend.aa.model.{concerned}");
+            assert_eq!(process.gauge(&gauge), Some(1));
             assert_eq!(process.counter("aoai_attempts_total.backend.aa.result.misconfigured"), 1);
             assert_eq!(
                 process.counter(&format!("aoai_diagnoses_total.backend.aa.diagnosis.{slug}")),
@@ -123,7 +124,8 @@ fn one_request_probes_a_misconfigured_backend_after_pauses_that_grow() {
     process.logged("");
     probe.respond(Response::new(200));
     assert_eq!(worker.ask(&by_url("m")), "200 aa 1");
-    assert_eq!(process.gauge("aoai_misconfigured.backend.aa.diagnosis.role_missing"), Some(0));
+    let gauge = "aoai_misconfigured.backend.aa.diagnosis.role_missing.model.m";
+    assert_eq!(process.gauge(gauge), Some(0));
     assert_eq!(process.logged("backend aa"), ["backend aa serves model m again"]);
     assert_eq!(process.counter("aoai_cooldowns_total.backend.aa"), 3);
 }
@@ -151,7 +153,7 @@ fn where_every_backend_is_misconfigured_the_caller_is_told_no_more_than_that() {
 
 #[test]
 fn a_model_on_one_misconfigured_backend_is_told_the_same() {
-    for (slug, status, body, _) in MISTAKES {
+    for (slug, status, body, is_of_model) in MISTAKES {
         let (process, worker) = started();
         for cut in [0, 9] {
             let response = Response::new(status)
@@ -163,11 +165,18 @@ fn a_model_on_one_misconfigured_backend_is_told_the_same() {
             assert_eq!(call.told(), format!("502 aa backend_misconfigured {slug}"));
             assert_shows_nothing(&call, slug);
         }
-        let gauge = format!("aoai_misconfigured.backend.aa.diagnosis.{slug}");
+        let concerned = if is_of_model { "single" } else { "*" };
+        let gauge = format!("aoai_misconfigured.backend.aa.diagnosis.{slug}.model.{concerned}");
         assert_eq!(process.gauge(&gauge), Some(1));
         let name = "aoai_requests_total.outcome.backend_misconfigured.backend.none";
         assert_eq!(process.counter(name), 2);
         assert_eq!(process.counter("aoai_requests_total.outcome.forwarded.backend.aa"), 0);
+        assert_eq!(
+            process.counted("aoai_attempts_total"),
+            [format!(
+                "aoai_attempts_total.backend.aa.result.misconfigured.status.{status}.model.single 2"
+            )]
+        );
         // It is always asked, as there is no other.
         process.advance(millis(2));
         assert_eq!(worker.ask(&by_url("single")), "200 aa");
@@ -184,7 +193,8 @@ fn a_model_on_one_backend_that_another_worker_found_misconfigured_is_seen_to_rec
     other.tick();
     process.advance(millis(2));
     assert_eq!(other.ask(&by_url("single")), "200 aa");
-    assert_eq!(process.gauge("aoai_misconfigured.backend.aa.diagnosis.role_missing"), Some(0));
+    let gauge = "aoai_misconfigured.backend.aa.diagnosis.role_missing.model.single";
+    assert_eq!(process.gauge(gauge), Some(0));
 }
 
 #[test]

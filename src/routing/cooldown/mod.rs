@@ -323,12 +323,11 @@ impl Cooldowns {
         self.entries.iter().filter(excludes).count()
     }
 
-    /// The misconfigurations of backends that have not been seen to end: backend and diagnosis.
-    pub fn misconfigurations(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.entries.iter().filter_map(|entry| match &entry.cause {
-            Cause::Misconfigured(diagnosis) => Some((entry.backend.as_str(), diagnosis.as_str())),
-            Cause::Throttled | Cause::Failed => None,
-        })
+    /// The cooldowns that have not been seen to end: the backend, the model (`None` where it is for all of them),
+    /// and the cause.
+    pub fn unended(&self) -> impl Iterator<Item = (&str, Option<&str>, &Cause)> {
+        let began = self.entries.iter().filter(|entry| entry.state != State::Counting);
+        began.map(|entry| (entry.backend.as_str(), entry.model.as_deref(), &entry.cause))
     }
 
     /// What is remembered of the pair, and of the backend for every model.

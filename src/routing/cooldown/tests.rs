@@ -258,7 +258,9 @@ fn a_misconfiguration_has_growing_pauses_and_concerns_what_it_says() {
         let mut cooldowns = after(Cooldowns::default(), found, of(1, 0), 0);
         assert_eq!(cooldowns.availability("eastus", "other", true, at(0)), other_model);
         assert_eq!(cooldowns.availability("sweden", "m", true, at(0)), Ready);
-        assert_eq!(cooldowns.misconfigurations().collect::<Vec<_>>(), [("eastus", "d")]);
+        let concerned = is_of_model.then_some("m");
+        let cause = Cause::Misconfigured("d".to_owned());
+        assert_eq!(cooldowns.unended().collect::<Vec<_>>(), [("eastus", concerned, &cause)]);
         for (now, until) in [(10, 30), (30, 70), (70, 150), (150, 270), (270, 390)] {
             cooldowns = probed(&cooldowns, true, now).unwrap();
             cooldowns = after(cooldowns, found, of(1, now), now);

@@ -20,12 +20,13 @@ stats_config:
   - {tag_name: outcome, regex: 'wasmcustom\.aoai_requests_total(\.outcome\.(\w+))\.backend\.'}
   - {tag_name: backend, regex: 'wasmcustom\.aoai_\w+(?:\.outcome\.\w+)?(\.backend\.([\w-]+))'}
   - {tag_name: subscription, regex: 'wasmcustom\.aoai_(?:requests_total\.outcome\.\w+\.backend\.[\w-]+|tokens_total\.backend\.[\w-]+\.type\.\w+\.source\.\w+|limits_unchecked_total)(\.subscription\.([\w-]+))\.model\.'}
-  - {tag_name: model, regex: 'wasmcustom\.aoai_(?:requests_total|tokens_total|limits_unchecked_total|time_to_first_token_ms|request_duration_ms)\.(?:backend|outcome|subscription)\..*?(\.model\.(.+))$'}
+  - {tag_name: model, regex: 'wasmcustom\.aoai_(?:requests_total|tokens_total|limits_unchecked_total|time_to_first_token_ms|request_duration_ms|attempts_total|cooldowns_total|in_cooldown|misconfigured)\.(?:backend|outcome|subscription)\..*?(\.model\.(.+))$'}
   - {tag_name: type, regex: 'wasmcustom\.aoai_tokens_total\.backend\.[\w-]+(\.type\.(\w+))\.source\.'}
   - {tag_name: source, regex: 'wasmcustom\.aoai_tokens_total\.backend\.[\w-]+\.type\.\w+(\.source\.(\w+))\.subscription\.'}
-  - {tag_name: diagnosis, regex: 'wasmcustom\.aoai_(?:diagnoses_total|misconfigured)\.backend\.[\w-]+(\.diagnosis\.(\w+))$'}
+  - {tag_name: diagnosis, regex: 'wasmcustom\.aoai_(?:diagnoses_total|misconfigured)\.backend\.[\w-]+(\.diagnosis\.(\w+))(?:\.model\.|$)'}
   - {tag_name: identity, regex: 'wasmcustom\.aoai_entra_token_\w+(\.identity\.([\w-]+))'}
-  - {tag_name: result, regex: 'wasmcustom\.aoai_\w+\.(?:identity|backend)\.[\w-]+(\.result\.(\w+))$'}
+  - {tag_name: result, regex: 'wasmcustom\.aoai_\w+\.(?:identity|backend)\.[\w-]+(\.result\.(\w+))(?:\.status\.|$)'}
+  - {tag_name: status, regex: 'wasmcustom\.aoai_attempts_total\.backend\.[\w-]+\.result\.\w+(\.status\.(\w+))\.model\.'}
 ";
 
 /// The bootstrap of a document.
