@@ -59,27 +59,27 @@ fn run(status: i32, stdout: &str, stderr: &str) -> Run {
 #[test]
 fn check_prints_every_problem_and_how_many() {
     let json = r#"{"identity": {"managed_identity": {"cluster": "imds"}}, "token_wait": 5}"#;
-    let missing = "backends: missing; expected the Azure OpenAI resources\n\
-         models: missing; expected the models that callers may use\n\
-         subscriptions: missing; expected the callers and their keys\n";
+    let missing = "-:1: backends: missing; expected the Azure OpenAI resources\n\
+         -:1: models: missing; expected the models that callers may use\n\
+         -:1: subscriptions: missing; expected the callers and their keys\n";
     let regional = CONFIGURATION
         .replace("https://contoso-eastus.openai.azure.com", "eastus.api.cognitive.microsoft.com");
-    let problem = "backends[0].endpoint: \"eastus.api.cognitive.microsoft.com\" is a regional endpoint; it accepts API keys only, and would respond to the proxy's Entra ID token with 400 \"Resource Id is badly formed: NA\"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME\n";
+    let problem = "-:10: backends[0].endpoint: \"eastus.api.cognitive.microsoft.com\" is a regional endpoint; it accepts API keys only, and would respond to the proxy's Entra ID token with 400 \"Resource Id is badly formed: NA\"; expected the resource's own endpoint, which looks like https://NAME.openai.azure.com: Azure portal → the Azure OpenAI resource → Resource Management → Keys and Endpoint; a resource that shows a regional endpoint there needs a custom subdomain first, which cannot be changed later: Overview → Generate Custom Domain Name, or az cognitiveservices account update --name RESOURCE --resource-group GROUP --custom-domain NAME\n";
     let one = "aoai: -: 1 problem\n";
     for (name, input, expected) in [
         ("right YAML", CONFIGURATION.to_owned(), run(0, OK, "")),
         ("YAML with a byte order mark", format!("\u{feff}{CONFIGURATION}"), run(0, OK, "")),
         ("YAML with a document start", format!("---\n{CONFIGURATION}"), run(0, OK, "")),
-        ("YAML that begins with a brace", "{identity: 1,\n models: # comment\n  2}".to_owned(), run(1, "identity: found a number; expected an object\nbackends: missing; expected the Azure OpenAI resources\nmodels: found a number; expected a list\nsubscriptions: missing; expected the callers and their keys\n", "aoai: -: 4 problems\n")),
-        ("problems of JSON", json.to_owned(), run(1, &format!("token_wait: found a number without a unit; expected a duration such as 500ms, 5s or 2m\n{missing}"), "aoai: -: 4 problems\n")),
+        ("YAML that begins with a brace", "{identity: 1,\n models: # comment\n  2}".to_owned(), run(1, "-:1: identity: found a number; expected an object\n-:1: backends: missing; expected the Azure OpenAI resources\n-:2: models: found a number; expected a list\n-:1: subscriptions: missing; expected the callers and their keys\n", "aoai: -: 4 problems\n")),
+        ("problems of JSON", json.to_owned(), run(1, &format!("-:1: token_wait: found a number without a unit; expected a duration such as 500ms, 5s or 2m\n{missing}"), "aoai: -: 4 problems\n")),
         ("regional endpoint", regional, run(1, problem, one)),
-        ("broken JSON", "{\"identity\":\n  1,,}".to_owned(), run(1, "line 2, column 5: not JSON: key must be a string\n", one)),
-        ("broken YAML", "identity: {\nmodels: ]".to_owned(), run(1, "line 2, column 9: not YAML: did not find expected node content, while parsing a flow node\n", one)),
+        ("broken JSON", "{\"identity\":\n  1,,}".to_owned(), run(1, "-:2:5: not JSON: key must be a string\n", one)),
+        ("broken YAML", "identity: {\nmodels: ]".to_owned(), run(1, "-:2:9: not YAML: did not find expected node content, while parsing a flow node\n", one)),
         ("field with an alias", CONFIGURATION.replace("id: search-team", "id: &c search-team").replace("name: eastus", "name: eastus\n  cluster: *c"), run(0, OK, "")),
-        ("duplicate field", format!("{CONFIGURATION}token_wait: 5s\ntoken_wait: 5s\n"), run(1, "token_wait: given twice; keep one\n", one)),
-        ("two documents", format!("{CONFIGURATION}---\n{CONFIGURATION}"), run(1, "line 1, column 0: not YAML: deserializing from YAML containing more than one document is not supported\n", one)),
-        ("nothing", String::new(), run(1, "document: empty; expected the configuration as JSON\n", one)),
-        ("not text", "\u{0}".to_owned(), run(1, "line 1, column 1: not YAML: control characters are not allowed\n", one)),
+        ("duplicate field", format!("{CONFIGURATION}token_wait: 5s\ntoken_wait: 5s\n"), run(1, "-:16: token_wait: given twice; keep one\n", one)),
+        ("two documents", format!("{CONFIGURATION}---\n{CONFIGURATION}"), run(1, "-:1:0: not YAML: deserializing from YAML containing more than one document is not supported\n", one)),
+        ("nothing", String::new(), run(1, "-: document: empty; expected the configuration as JSON\n", one)),
+        ("not text", "\u{0}".to_owned(), run(1, "-:1:1: not YAML: control characters are not allowed\n", one)),
     ] {
         assert_eq!(aoai(&["check", "-"], input.as_bytes()), expected, "{name}");
     }
@@ -93,10 +93,10 @@ fn check_reads_files() {
     let (right, wrong, absent) = (path("right.yaml"), path("wrong.yaml"), path("absent.yaml"));
     std::fs::write(&right, CONFIGURATION).unwrap();
     std::fs::write(&wrong, CONFIGURATION.replace("[gpt-4o]", "[gpt-4]")).unwrap();
-    let problem = "subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n";
+    let problem = format!("{wrong}:7: subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n");
     for (file, expected) in [
         (&right, run(0, OK, "")),
-        (&wrong, run(1, problem, &format!("aoai: {wrong}: 1 problem\n"))),
+        (&wrong, run(1, &problem, &format!("aoai: {wrong}: 1 problem\n"))),
         (
             &absent,
             run(
@@ -277,7 +277,7 @@ fn limits_of_a_service_are_rendered_where_the_document_has_one() {
     let found = envoy(&shared, &["--resolve=limits=127.0.0.1:18081"]);
     assert!(found.stdout.contains("{address: 127.0.0.1, port_value: 18081}"), "{}", found.stdout);
     let taken = shared.replace("cluster: limits", "cluster: imds");
-    let problem = "limits.cluster: \"imds\" is also the cluster of an identity or a backend; expected another cluster\n";
+    let problem = "-:1: limits.cluster: \"imds\" is also the cluster of an identity or a backend; expected another cluster\n";
     assert_eq!(envoy(&taken, &[]), run(1, problem, "aoai: -: 1 problem\n"));
 }
 
@@ -342,8 +342,8 @@ fn several_documents_and_those_of_a_directory_are_checked_together() {
     let found = aoai(&["check", whole], b"");
     let lines: Vec<_> = found.stdout.lines().collect();
     let [cloud, wait, ok] = lines.as_slice() else { panic!("{found:?}") };
-    assert!(cloud.starts_with(&format!("{a}: cloud: found \"mars\"")), "{cloud}");
-    assert!(wait.starts_with(&format!("{a}: token_wait: ")), "{wait}");
+    assert!(cloud.starts_with(&format!("{a}:15: cloud: found \"mars\"")), "{cloud}");
+    assert!(wait.starts_with(&format!("{a}:16: token_wait: ")), "{wait}");
     assert!(ok.starts_with(&format!("{b}: ok: 1 subscription, ")), "{ok}");
     assert_eq!((found.status, found.stderr), (1, format!("aoai: {a}: 2 problems\n")));
     let missing = path("missing.yaml");
@@ -446,7 +446,7 @@ fn resources_of_a_control_plane_are_rendered_or_it_is_said_why_not() {
         let render = |options: &[&str], input: &str| {
             aoai(&[&["render", plane, "-"], options].concat(), input.as_bytes())
         };
-        let problem = format!("{section}: missing; expected {expected}\n");
+        let problem = format!("-:1: {section}: missing; expected {expected}\n");
         assert_eq!(render(&[], CONFIGURATION), run(1, &problem, "aoai: -: 1 problem\n"));
         let document = format!("{CONFIGURATION}{section}: {{module: /aoai.wasm}}\n");
         let clusters = |run: &Run| clusters_between(&run.stdout, first, last);
@@ -524,7 +524,7 @@ fn render_prints_a_bootstrap_or_why_there_is_none() {
     assert_eq!(render(&["--parts", "--host=a"], &monitored), run(2, "", error));
 
     let mistaken = CONFIGURATION.replace("[gpt-4o]", "[gpt-4]");
-    let problem = "subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n";
+    let problem = "-:7: subscriptions[0].models[0]: \"gpt-4\" is not one of the document's models; did you mean \"gpt-4o\"?\n";
     let unknown = "aoai: --resolve japan: the document has neither a backend nor a cluster of an identity with this name\n";
     let twice = "aoai: --resolve eastus: given twice; keep one\n";
     for (name, options, input, expected) in [
@@ -590,7 +590,7 @@ fn identities_that_envoy_could_not_serve_are_reported() {
         // By hand they might be wired in some other way.
         assert_eq!(aoai(&["check", "-"], document.as_bytes()), run(0, OK, ""), "{problem}");
         let found = aoai(&["render", "envoy", "-"], document.as_bytes());
-        assert_eq!(found, run(1, &format!("{problem}\n"), "aoai: -: 1 problem\n"), "{document}");
+        assert_eq!(found, run(1, &format!("-:1: {problem}\n"), "aoai: -: 1 problem\n"), "{document}");
     }
 }
 

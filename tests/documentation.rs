@@ -78,4 +78,3 @@ fn it_begins_with_the_regional_endpoint() {
     let opening = "## Troubleshooting\n\n### `Resource Id is badly formed: NA`\n";
     assert!(troubleshooting().starts_with(opening));
 }
-

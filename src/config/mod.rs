@@ -38,7 +38,7 @@ pub use authority::host_and_port;
 pub use cloud::Cloud;
 pub use endpoint::{Endpoint, EndpointError};
 pub use kubernetes::is_host;
-pub use problem::{Problem, Problems};
+pub use problem::{push_field, push_index, Problem, Problems};
 pub use types::*;
 pub use value::{BACKEND_CLUSTER_PREFIX, POOL_PREFIX};
 

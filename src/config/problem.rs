@@ -1,6 +1,6 @@
 //! The problems of a document, with what is expected instead.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// How much of a found value a message shows.
 const SHOWN_CHARACTERS: usize = 80;
@@ -13,17 +13,26 @@ const SHOWN_CHARACTERS: usize = 80;
 pub struct Problem {
     path: String,
     what: String,
+    line: Option<usize>,
+    column: Option<usize>,
 }
 
 impl Problem {
     /// A problem at a place of the document; an empty path is the document itself.
     pub fn new(path: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { path: path.into(), what: what.into() }
+        Self { path: path.into(), what: what.into(), line: None, column: None }
     }
 
     /// A document that is not of its syntax at all, JSON or YAML, and where it ceases to be.
     pub fn of_syntax(line: usize, column: usize, what: &str) -> Self {
-        Self::new(format!("line {line}, column {column}"), escaped(what))
+        let problem = Self::new(format!("line {line}, column {column}"), escaped(what));
+        Self { line: Some(line), column: Some(column), ..problem }
+    }
+
+    /// The same, where the line of its place is known, unless it has one.
+    #[must_use]
+    pub fn at_line(self, line: usize) -> Self {
+        Self { line: self.line.or(Some(line)), ..self }
     }
 
     /// Where: `backends[1].endpoint`, `line 3, column 7`, or `document`.
@@ -35,6 +44,16 @@ impl Problem {
         }
     }
 
+    /// The line of the place, from 1 on, where the document is a text and it is known.
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+
+    /// The column where the document ceases to be of its syntax; other problems have none.
+    pub fn column(&self) -> Option<usize> {
+        self.column
+    }
+
     /// What was found and what would be right.
     pub fn what(&self) -> &str {
         &self.what
@@ -43,6 +62,9 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (Some(line), None) = (self.line, self.column) {
+            write!(f, "line {line}: ")?;
+        }
         write!(f, "{}: {}", self.path(), self.what)
     }
 }
@@ -62,6 +84,12 @@ impl Problems {
         let mut problems = problems.into_iter();
         let first = problems.next()?;
         Some(Self { first, rest: problems.collect() })
+    }
+
+    /// The same number of problems, each made of one of these.
+    #[must_use]
+    pub fn map(self, change: impl Fn(Problem) -> Problem) -> Self {
+        Self { first: change(self.first), rest: self.rest.into_iter().map(change).collect() }
     }
 
     /// Each problem.
@@ -86,6 +114,24 @@ impl fmt::Display for Problems {
         write!(f, "{}", self.first)?;
         self.rest.iter().try_for_each(|problem| write!(f, "\n{problem}"))
     }
+}
+
+/// Appends a field to the path of an object: `.name`, or `["name"]` where it is not a plain word.
+pub fn push_field(path: &mut String, name: &str) {
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        *path += &format!("[{}]", quoted(name));
+    } else {
+        if !path.is_empty() {
+            path.push('.');
+        }
+        *path += name;
+    }
+}
+
+/// Appends an index to the path of a list.
+pub fn push_index(path: &mut String, index: usize) {
+    // Writing to a string cannot fail.
+    let _ = write!(path, "[{index}]");
 }
 
 /// A found value in quotes: shortened, and on one line whatever it holds.
@@ -160,17 +206,19 @@ mod tests {
         let problems = Problems::from_list(vec![
             Problem::new("models[0].name", "missing; expected a name"),
             Problem::new("", "found a list; expected an object"),
-            Problem::of_syntax(3, 7, "bad\nline"),
+            Problem::of_syntax(3, 7, "bad\nline").at_line(9),
+            Problem::new("models", "wrong").at_line(4),
         ])
         .unwrap();
         assert_eq!(
             problems.to_string(),
             "models[0].name: missing; expected a name\n\
              document: found a list; expected an object\n\
-             line 3, column 7: bad\\nline"
+             line 3, column 7: bad\\nline\n\
+             line 4: models: wrong"
         );
-        assert_eq!(problems.count(), 3);
-        assert_eq!(problems.iter().count(), 3);
+        assert_eq!(problems.count(), 4);
+        assert_eq!(problems.iter().count(), 4);
         assert_eq!(Problems::from_list(Vec::new()), None);
     }
 }

@@ -3,10 +3,9 @@
 //! A read that returns `None` has recorded its problem. Reading continues with
 //! whatever can still be checked, and what was built is discarded at the end: [`Reader::finish`].
 
-use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
-use super::problem::{quoted, Problem, Problems};
+use super::problem::{push_field, push_index, quoted, Problem, Problems};
 use super::spelling::distance;
 use crate::base::json::Node;
 
@@ -58,22 +57,14 @@ impl Reader {
     #[inline(never)]
     fn enter(&mut self, name: &str) -> usize {
         let length = self.path.len();
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            self.path += &format!("[{}]", quoted(name));
-        } else {
-            if length > 0 {
-                self.path.push('.');
-            }
-            self.path += name;
-        }
+        push_field(&mut self.path, name);
         length
     }
 
     /// Reads one step further down, at an item of a list.
     pub(super) fn at_index<T>(&mut self, index: usize, read: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
-        // Writing to a string cannot fail.
-        let _ = write!(self.path, "[{index}]");
+        push_index(&mut self.path, index);
         let value = read(self);
         self.path.truncate(length);
         value

@@ -661,7 +661,8 @@ def test_a_document_with_problems_is_not_tried(azure: AzureSim, resource: Resour
     paths = [one.get("path") for one in found.report["steps"]]
     assert sorted(paths[:2]) == ["subscriptions[0].models[0]", "token_wait"]
     found = doctor(azure, document, *by_imds(azure, resource))
-    assert found.status == 1 and found.stdout.startswith("FAIL  configuration    token_wait: ")
+    assert found.status == 1 and found.stdout.startswith(
+        "FAIL  configuration    line 1: token_wait: ")
     assert azure.identity.requests == []
 
 

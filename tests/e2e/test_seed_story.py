@@ -61,7 +61,7 @@ def test_2_the_tool_refuses_the_regional_endpoint_before_it_is_deployed(
                            timeout=HANG_LIMIT, check=False)
     assert found.returncode == 1
     [line] = found.stdout.splitlines()
-    assert line.startswith(NAMED)
+    assert line.startswith(f"{file}:1: {NAMED}")
     assert THE_ERROR["error"]["message"] in line and "Keys and Endpoint" in line
 
 

@@ -65,13 +65,7 @@ fn check_one_of(file: &Path) -> Outcome {
     match document::load(file) {
         Ok(document) => print(&format_args!("{name}: ok: {}", Summary(&document.config))),
         Err(LoadError::Unreadable(error)) => document::unreadable(file, &error),
-        Err(LoadError::Invalid(problems)) => {
-            let lines = problems.to_string();
-            let printed = lines.lines().map(|line| print(&format_args!("{name}: {line}")));
-            let outcome = printed.fold(Outcome::Problems, Outcome::or_worse);
-            let _ = writeln!(io::stderr(), "aoai: {name}: {}", Count(problems.count(), "problem"));
-            outcome
-        }
+        Err(LoadError::Invalid(problems)) => document::report(file, &problems),
     }
 }
 

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use aoai_filter::config::{Config, Node, Problem, Problems};
 
+use crate::lines::Lines;
 use crate::outcome::Outcome;
 
 /// A document and what it means.
 pub(crate) struct Document {
+    text: String,
     /// As its author wrote it.
     pub(crate) node: Node,
     /// As the module understands it.
@@ -30,6 +32,13 @@ pub(crate) fn open(file: &Path) -> Result<Document, Outcome> {
         LoadError::Unreadable(error) => unreadable(file, &error),
         LoadError::Invalid(problems) => report(file, &problems),
     })
+}
+
+impl Document {
+    /// Its problems, with their lines.
+    pub(crate) fn locate(&self, problems: Problems) -> Problems {
+        locate(&self.text, problems)
+    }
 }
 
 /// Reads a file, or standard input for `-`, and prints nothing.
@@ -61,9 +70,18 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Document, Problems> {
-    let node = tree(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))?;
-    let config = Config::from_node(&node)?;
-    Ok(Document { node, config })
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let node = tree(bytes)?;
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    match Config::from_node(&node) {
+        Ok(config) => Ok(Document { text, node, config }),
+        Err(problems) => Err(locate(&text, problems)),
+    }
+}
+
+fn locate(text: &str, problems: Problems) -> Problems {
+    let lines = Lines::of(text);
+    problems.map(|problem| lines.locate(problem))
 }
 
 /// JSON is read as the module reads it, so that its errors are the module's.
@@ -87,11 +105,23 @@ fn yaml_problem(error: &serde_yaml_ng::Error) -> Problem {
     Problem::of_syntax(line, column, &format!("not YAML: {}", text.replacen(&place, "", 1)))
 }
 
-/// Prints the problems of a document.
+/// Prints the problems of a document, each behind its place: the file, and the line.
 pub(crate) fn report(file: &Path, problems: &Problems) -> Outcome {
+    let name = file.display();
     let count = Count(problems.count(), "problem");
-    let printed = writeln!(io::stdout(), "{problems}")
-        .and_then(|()| writeln!(io::stderr(), "aoai: {}: {count}", file.display()));
+    let printed = problems
+        .iter()
+        .try_for_each(|problem| {
+            let (path, what) = (problem.path(), problem.what());
+            match (problem.line(), problem.column()) {
+                (Some(line), Some(column)) => {
+                    writeln!(io::stdout(), "{name}:{line}:{column}: {what}")
+                }
+                (Some(line), None) => writeln!(io::stdout(), "{name}:{line}: {path}: {what}"),
+                (None, _) => writeln!(io::stdout(), "{name}: {path}: {what}"),
+            }
+        })
+        .and_then(|()| writeln!(io::stderr(), "aoai: {name}: {count}"));
     match printed {
         Ok(()) => Outcome::Problems,
         // The reader of standard output has gone.

@@ -6,6 +6,7 @@ mod doctor;
 mod document;
 mod explain;
 mod key;
+mod lines;
 mod outcome;
 mod render;
 mod usage;
@@ -39,9 +40,8 @@ struct Arguments {
 enum Command {
     /// Check configurations, and print every problem.
     ///
-    /// Each problem is one line on standard output: its path in the document, what was found there,
-    /// and what is expected. Where several files are given, or a directory, each line begins with the
-    /// file's name. Exit status: 0 when there is no problem, 1 when there are problems, 2 when a file
+    /// Each problem is one line on standard output: the file, its line, the path in the document, what was
+    /// found there, and what is expected. Exit status: 0 when there is no problem, 1 when there are problems, 2 when a file
     /// cannot be read.
     #[command(after_help = "Examples:
   aoai check gateway.yaml

@@ -51,7 +51,7 @@ fn examine(options: &Options) -> Result<Outcome, Outcome> {
     let config = &document.config;
     let sign_ins = match sign_ins(config) {
         Ok(sign_ins) => sign_ins,
-        Err(problems) => return Ok(refuse(report, &problems)),
+        Err(problems) => return Ok(refuse(report, &document.locate(problems))),
     };
     resolve::check(&options.resolve, &Destinations::of(config, &sign_ins, &[]))
         .map_err(|error| document::print_error(&error))?;

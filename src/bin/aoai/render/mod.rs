@@ -26,7 +26,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use aoai_filter::config::{Config, Problem};
+use aoai_filter::config::Problem;
 use clap::Subcommand;
 
 use self::destinations::Destinations;
@@ -138,7 +138,7 @@ fn bootstrap(options: &Options) -> Result<String, Outcome> {
     let document = document::open(&options.file)?;
     let other = Other::open(options.clusters_of.as_deref())?;
     let config = &document.config;
-    let sign_ins = sign_ins(&options.file, config)?;
+    let sign_ins = sign_ins(&options.file, &document)?;
     let pools = pools::pools(config);
     let others = other.as_ref().map(Other::parts).transpose()?;
     let destinations = Destinations::of(config, &sign_ins, &pools);
@@ -185,14 +185,14 @@ fn resources(
     let document = document::open(file)?;
     let other = Other::open(clusters_of.as_deref())?;
     let config = &document.config;
-    let sign_ins = sign_ins(file, config)?;
+    let sign_ins = sign_ins(file, &document)?;
     let pools = pools::pools(config);
     let others = other.as_ref().map(Other::parts).transpose()?;
     let destinations = Destinations::of(config, &sign_ins, &pools);
     let destinations = both(destinations, other.as_ref(), others.as_ref());
     addresses.check(&destinations).map_err(|error| document::print_error(&error))?;
     render(&document, &pools, &destinations)
-        .map_err(|problem| document::report(file, &problem.into()))
+        .map_err(|problem| document::report(file, &document.locate(problem.into())))
 }
 
 /// The destinations of a document, and those of the other one, where there is one.
@@ -225,17 +225,16 @@ impl<'f> Other<'f> {
 
     /// What its destinations are made from.
     fn parts(&self) -> Result<OtherParts<'_>, Outcome> {
-        let config = &self.document.config;
-        Ok((sign_ins(self.file, config)?, pools::pools(config)))
+        Ok((sign_ins(self.file, &self.document)?, pools::pools(&self.document.config)))
     }
 }
 
 /// The clusters of the identities. Prints the problems, if there are any.
-fn sign_ins<'d>(file: &Path, config: &'d Config) -> Result<Vec<SignIn<'d>>, Outcome> {
-    let sign_ins =
-        sign_in::sign_ins(config).map_err(|problems| document::report(file, &problems))?;
-    match ratelimit::problem(config, &sign_ins) {
-        Some(problem) => Err(document::report(file, &problem.into())),
+fn sign_ins<'d>(file: &Path, document: &'d Document) -> Result<Vec<SignIn<'d>>, Outcome> {
+    let report = |problems| document::report(file, &document.locate(problems));
+    let sign_ins = sign_in::sign_ins(&document.config).map_err(report)?;
+    match ratelimit::problem(&document.config, &sign_ins) {
+        Some(problem) => Err(report(problem.into())),
         None => Ok(sign_ins),
     }
 }
