@@ -205,7 +205,7 @@ fn usage_errors_end_with_2_and_print_the_usage() {
         (&["check"], "Usage: aoai check <FILE>"),
         (&["completions"], "Usage: aoai completions <SHELL>"),
         (&["completions", "cmd"], "possible values: bash, elvish, fish, powershell, zsh"),
-        (&["chekc", "-"], "a similar subcommand exists: 'check'"),
+        (&["chekc", "-"], "'check'"),
         (&["render"], "Usage: aoai render <COMMAND>"),
         (&["render", "envoy"], "Usage: aoai render envoy <FILE>"),
         (&["render", "istio"], "Usage: aoai render istio <FILE>"),

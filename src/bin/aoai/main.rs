@@ -99,6 +99,15 @@ enum Command {
     /// Create subscription keys and their digests
     #[command(subcommand)]
     Key(key::Command),
+    /// Print the JSON Schema of configurations, for editors.
+    ///
+    /// An editor that has it completes fields, describes them, and reports what does not have the form of a
+    /// configuration. aoai check also finds what a schema cannot, such as names that nothing has.
+    #[command(after_help = "Examples:
+  aoai schema > aoai.schema.json
+  # and, for editors with the YAML language server, as the first line of gateway.yaml:
+  # yaml-language-server: $schema=aoai.schema.json")]
+    Schema,
     /// Print what has a shell complete the words of this command.
     #[command(after_help = "Examples:
   aoai completions bash > /etc/bash_completion.d/aoai
@@ -118,15 +127,20 @@ fn main() -> ExitCode {
         Command::Usage(options) => usage::run(&options),
         Command::Render(command) => render::run(&command),
         Command::Key(command) => key::run(&command),
+        Command::Schema => print_whole(include_bytes!("schema.json")),
         Command::Completions { shell } => completions(shell),
     }
 }
 
-/// Prints them whole or not at all: the reader of standard output may have gone.
 fn completions(shell: Shell) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "aoai", &mut script);
-    match io::stdout().write_all(&script) {
+    print_whole(&script)
+}
+
+/// Prints a text whole. Where it cannot be, because the reader of standard output has gone, that is an error.
+fn print_whole(text: &[u8]) -> ExitCode {
+    match io::stdout().write_all(text) {
         Ok(()) => Outcome::Success.into(),
         Err(error) => document::print_error(&error).into(),
     }
