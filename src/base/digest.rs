@@ -28,6 +28,11 @@ impl Digest {
         Self(Sha256::digest(key).into())
     }
 
+    /// Its 64 hex digits, in lower case.
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Its first 64 bits as a number.
     pub fn leading(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;

@@ -17,6 +17,7 @@ use super::reader::Reader;
 use super::subscription::{subscriptions, Served};
 use super::time;
 use super::types::Config;
+use super::version::version;
 use crate::base::json::Node;
 
 const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(5);
@@ -79,6 +80,7 @@ pub(super) fn config(reader: &mut Reader, node: &Node) -> Option<Config> {
         by_name.insert(model.name.clone(), model);
     }
     Some(Config {
+        version: version(node),
         credentials: credentials.all.into_iter().collect::<Option<_>>()?,
         token_wait: token_wait.unwrap_or(DEFAULT_TOKEN_WAIT),
         listener: listener.unwrap_or_default(),

@@ -30,6 +30,7 @@ mod subscription;
 mod time;
 mod types;
 mod value;
+mod version;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@ use crate::base::round_robin::RoundRobin;
 /// A whole, valid configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Config {
+    /// What tells the document from another one: 12 hex digits of a digest of what it says.
+    pub version: String,
     /// The identities with which the proxy signs in to Azure: never empty.
     pub credentials: Vec<Credential>,
     /// How long a request waits for a token when none is ready.

@@ -8,6 +8,7 @@ use super::cooldowns::SharedCooldowns;
 use super::failed_holds::FailedHolds;
 use super::host::Host;
 use super::limits;
+use super::measure::Gauge;
 use super::store::{Stamp, View};
 use super::tokens::{Bearer, Tokens, IDLE};
 use crate::config::{Backend, Config};
@@ -79,7 +80,10 @@ impl Gateway {
             config,
         };
         limits::prepare(&gateway.config, host);
-        gateway.cooldowns.forget(host, &gateway.config, host.now());
+        let now = host.now();
+        gateway.cooldowns.forget(host, &gateway.config, now);
+        let taken = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        host.set(Gauge::DocumentTaken { version: &gateway.config.version }, taken.as_secs());
         gateway
     }
 

@@ -196,6 +196,11 @@ pub enum Gauge<'a> {
         /// The model's name; `None` where it concerns all of them.
         model: Option<&'a str>,
     },
+    /// When a document was taken, in seconds since the beginning of 1970.
+    DocumentTaken {
+        /// Its version.
+        version: &'a str,
+    },
     /// For how many more seconds an identity has a token.
     TokenRemaining {
         /// The identity's name.

@@ -101,10 +101,11 @@ impl RootContext for Root {
                 if let Stage::Gateway(worker) = &stage {
                     let config = &worker.gateway.config;
                     info!(
-                        "configured: {} subscription keys, {} models, {} backends",
+                        "configured: {} subscription keys, {} models, {} backends, version {}",
                         config.subscriptions.len(),
                         config.models.len(),
                         config.backends.len(),
+                        config.version,
                     );
                     // Callouts are not allowed from here; the first tick makes the first fetch.
                     worker.ticker.tick_within(Default::default());

@@ -87,6 +87,11 @@ static MISCONFIGURED: Metric<3> = Metric {
     labels: ["backend", "diagnosis", "model"],
     text: "1 while the backend is misconfigured in this way, 0 after it has served a request again; `*` for all models",
 };
+static DOCUMENT_TAKEN: Metric<1> = Metric {
+    name: "aoai_document_taken_timestamp_seconds",
+    labels: ["version"],
+    text: "when a document was taken (Unix time): the latest is in use. `aoai doctor` knows the version of a file",
+};
 static TOKEN_FETCHES: Metric<2> = Metric {
     name: "aoai_entra_token_fetches_total",
     labels: ["identity", "result"],
@@ -114,6 +119,7 @@ pub fn rows() -> impl Iterator<Item = Row> {
         MISCONFIGURED.row(),
         TOKEN_FETCHES.row(),
         TOKEN_REMAINING.row(),
+        DOCUMENT_TAKEN.row(),
     ];
     rows.into_iter()
 }
@@ -197,6 +203,7 @@ impl Gauge<'_> {
             Self::Misconfigured { backend, diagnosis, model } => {
                 MISCONFIGURED.write(name, [backend, diagnosis, model.unwrap_or(EVERY_MODEL)]);
             }
+            Self::DocumentTaken { version } => DOCUMENT_TAKEN.write(name, [version]),
             Self::TokenRemaining { identity } => TOKEN_REMAINING.write(name, [identity]),
         }
     }
@@ -366,6 +373,10 @@ mod tests {
             (
                 Gauge::Misconfigured { backend, diagnosis: "token_rejected", model: None },
                 "aoai_misconfigured.backend.eastus.diagnosis.token_rejected.model.*",
+            ),
+            (
+                Gauge::DocumentTaken { version: "0123456789ab" },
+                "aoai_document_taken_timestamp_seconds.version.0123456789ab",
             ),
             (
                 Gauge::TokenRemaining { identity },

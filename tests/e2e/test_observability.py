@@ -61,6 +61,13 @@ def attempts_total(result: str, status: str, model: str = MODEL, backend: str = 
                                    ("status", status))
 
 
+def document_taken(found: Dict[Tuple[str, Labels], int]) -> Tuple[str, Labels]:
+    """The only version of a document that there was."""
+    [taken] = [name for name in found if name[0] == "aoai_document_taken_timestamp_seconds"]
+    assert [label for label, _ in taken[1]] == ["version"]
+    return taken
+
+
 REMAINING: Tuple[str, Labels] = ("aoai_entra_token_remaining_seconds", (("identity", "default"),))
 
 
@@ -115,6 +122,7 @@ def test_requests_are_counted_by_outcome_and_backend(
         by_name = gateway.envoy.stats()
     remaining = found.pop(REMAINING)
     assert 1000 <= remaining <= 1800
+    assert found.pop(document_taken(found)) > 1_700_000_000
     counted = {name: count for name, count in found.items() if count}
     assert counted == {
         requests_total("forwarded", "eastus"): 4,
@@ -193,6 +201,7 @@ def test_token_fetches_are_counted_by_result_and_the_gauge_shows_no_token(
         found = metrics()
     # One, unless the machine was so busy that a fetch was given up at the gate.
     failed = len(azure.identity.requests) - 1
+    del found[document_taken(found)]
     assert {name: count for name, count in found.items() if count} == {
         requests_total("token_unavailable"): 1, requests_total("token_refused"): 1,
         fetches_total("failed"): failed, fetches_total("refused"): 1}

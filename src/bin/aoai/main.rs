@@ -67,6 +67,7 @@ enum Command {
     #[command(after_help = "Examples:
   aoai doctor gateway.yaml
   aoai doctor gateway.yaml --identity-endpoint http://127.0.0.1:8000
+  aoai doctor gateway.yaml --gateway https://ai.example.com --metrics http://127.0.0.1:9090
   aoai doctor gateway.yaml --json | jq '.steps[] | select(.result == \"fail\")'")]
     Doctor(doctor::Options),
     /// Explain an error: its cause and its remedy.

@@ -84,6 +84,7 @@ impl Call<'_> {
             &self.request(),
             Some(("authorization", &self.authorization())),
             place,
+            http::LONGEST_BODY,
             &context.root_certificates,
             context.options.timeout,
         );

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use super::address::Address;
 use super::identity_endpoint::IdentityEndpoint;
 use super::network::Place;
 use super::tls::RootCertificates;
@@ -34,6 +35,16 @@ pub(crate) struct Options {
     /// must be valid for the host name in the document.
     #[arg(long, value_name = "NAME=IP:PORT")]
     pub(super) resolve: Vec<Resolve>,
+    /// Test the gateway itself, where callers reach it, too: http://HOST:PORT or https://HOST
+    #[arg(long, value_name = "URL")]
+    pub(super) gateway: Option<Address>,
+    /// Read from its metrics which document the gateway has, and whether Envoy has all clusters
+    ///
+    /// http://HOST:9090 is a monitoring listener (listener.monitoring). Of a proxy of Istio it is
+    /// http://POD:15090/stats/prometheus, of Envoy Gateway http://POD:19001/stats/prometheus. Several proxies
+    /// need a run each.
+    #[arg(long, value_name = "URL")]
+    pub(super) metrics: Option<Address>,
     /// The CA bundle that server certificates are verified against, a PEM file
     #[arg(long, value_name = "PATH", default_value = "/etc/ssl/certs/ca-certificates.crt")]
     pub(super) ca: String,

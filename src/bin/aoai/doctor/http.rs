@@ -17,7 +17,7 @@ use super::tls::RootCertificates;
 use super::transport_error::TransportError;
 
 /// As much of a response as the module reads.
-const LONGEST_BODY: u64 = 64 * 1024;
+pub(super) const LONGEST_BODY: u64 = 64 * 1024;
 
 const USER_AGENT: &str = concat!("aoai-doctor/", env!("CARGO_PKG_VERSION"));
 
@@ -50,11 +50,12 @@ impl Response {
     }
 }
 
-/// Sends a request to this address, whatever host name it has.
+/// Sends a request to this address, whatever host name it has, and reads as much of the body of its response.
 pub(super) fn send(
     request: &Request,
     secret_header: Option<(&str, &Secret)>,
     place: Place,
+    longest_body: u64,
     root_certificates: &RootCertificates,
     timeout: Duration,
 ) -> Result<Response, TransportError> {
@@ -85,7 +86,7 @@ pub(super) fn send(
         retry_after: retry_after.map(str::to_owned),
         body: Vec::new(),
     };
-    let read = body.into_reader().take(LONGEST_BODY).read_to_end(&mut response.body);
+    let read = body.into_reader().take(longest_body).read_to_end(&mut response.body);
     match read {
         Ok(_) => Ok(response),
         Err(error) => Err(match error.get_ref().and_then(|inner| inner.downcast_ref()) {

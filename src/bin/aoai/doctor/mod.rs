@@ -4,8 +4,10 @@
 //! Steps that depend on a failed step are skipped; all others are done, so that one run shows all
 //! problems.
 
+mod address;
 mod backend;
 mod context;
+mod gateway;
 mod http;
 mod identity_endpoint;
 mod network;
@@ -63,6 +65,7 @@ fn examine(options: &Options) -> Result<Outcome, Outcome> {
         Context { options, root_certificates: RootCertificates::read(&options.ca), now: now() };
     let signed_in = sign_all_in(config, &context, &mut report);
     examine_backends(config, &signed_in, &context, &mut report);
+    gateway::examine(config, &context).into_iter().for_each(|step| report.add(step));
     Ok(report.finish())
 }
 

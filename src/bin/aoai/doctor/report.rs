@@ -59,6 +59,11 @@ impl Step {
         Self { verdict, subject, what, text, facts: Vec::new() }
     }
 
+    /// The same, where what was done has this name.
+    pub(super) fn named(self, what: &str) -> Self {
+        Self { what: what.to_owned(), ..self }
+    }
+
     /// The name of the error that was found, where it is known.
     fn diagnosis(&self) -> Option<&str> {
         let (_, slug) = self.facts.iter().find(|(name, _)| *name == "diagnosis")?;

@@ -90,9 +90,15 @@ pub(super) fn sign_in(
         return (notes.steps, None);
     };
     let header = header.as_ref().map(|value| ("x-identity-header", value));
-    let response =
-        http::send(&request, header, place, &context.root_certificates, context.options.timeout)
-            .map(|response| response.without(&notes.secrets));
+    let response = http::send(
+        &request,
+        header,
+        place,
+        http::LONGEST_BODY,
+        &context.root_certificates,
+        context.options.timeout,
+    )
+    .map(|response| response.without(&notes.secrets));
     let (step, token) = read(credential, &subject, place, response, context);
     notes.steps.push(step);
     (notes.steps, token)

@@ -26,6 +26,7 @@ stats_config:
   - {tag_name: diagnosis, regex: 'wasmcustom\.aoai_(?:diagnoses_total|misconfigured)\.backend\.[\w-]+(\.diagnosis\.(\w+))(?:\.model\.|$)'}
   - {tag_name: identity, regex: 'wasmcustom\.aoai_entra_token_\w+(\.identity\.([\w-]+))'}
   - {tag_name: result, regex: 'wasmcustom\.aoai_\w+\.(?:identity|backend)\.[\w-]+(\.result\.(\w+))(?:\.status\.|$)'}
+  - {tag_name: version, regex: 'wasmcustom\.aoai_document_taken_timestamp_seconds(\.version\.(\w+))$'}
   - {tag_name: status, regex: 'wasmcustom\.aoai_attempts_total\.backend\.[\w-]+\.result\.\w+(\.status\.(\w+))\.model\.'}
 ";
 

@@ -15,7 +15,7 @@ mod monitoring;
 mod options;
 mod overload;
 mod parts;
-mod pools;
+pub(crate) mod pools;
 mod ratelimit;
 pub(crate) mod resolve;
 pub(crate) mod sign_in;

@@ -7,12 +7,12 @@ use aoai_filter::routing::pool::Order;
 
 /// A pool: a cluster that tries some backends in their order.
 pub(crate) struct Pool<'c> {
-    pub(super) name: String,
+    pub(crate) name: String,
     pub(super) order: Order<'c>,
 }
 
 /// The pools of all models that have several backends. Models share those of the same name.
-pub(super) fn pools(config: &Config) -> Vec<Pool<'_>> {
+pub(crate) fn pools(config: &Config) -> Vec<Pool<'_>> {
     let mut names = HashSet::new();
     let models = config.models.values().filter(|model| model.is_pooled());
     models
