@@ -773,3 +773,24 @@ fn doctor_reports_why_it_cannot_begin() {
         assert_eq!(aoai(&all, input.as_bytes()), expected, "{name}");
     }
 }
+
+#[test]
+fn errors_that_users_met_are_explained_and_none_is_unknown() {
+    let rows: Vec<_> = include_str!("errors.tsv")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.splitn(3, '\t').collect::<Vec<_>>())
+        .collect();
+    assert!(rows.len() > 60, "{}", rows.len());
+    let unexplained: Vec<_> = rows
+        .iter()
+        .filter_map(|row| {
+            let [name, source, text] = row.as_slice() else { panic!("{row:?}") };
+            assert!(source.starts_with("https://github.com/"), "{source}");
+            let found = aoai(&["explain"], text.as_bytes());
+            let first = found.stdout.lines().next().unwrap_or("nothing");
+            (first != *name).then(|| format!("{source}: {first} instead of {name}"))
+        })
+        .collect();
+    assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
+}

@@ -93,7 +93,7 @@ def test_a_response_is_diagnosed_and_otherwise_unchanged(
     assert new == ({} if slug is None else {(kind, slug): len(rows)})
 
 
-QUOTES = "Unsupported parameter: '%s'"
+QUOTES = "Unrecognized request argument supplied: '%s'"
 OTHER_ERRORS: Dict[str, Answer] = {
     "bad parameter": errors.bad_request("'messages' is a required property", "messages"),
     "no body": Answer(401),

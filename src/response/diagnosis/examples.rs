@@ -11,7 +11,7 @@ impl Diagnosis {
 }
 
 /// By slug. Sources as those of the table.
-const EXAMPLES: [(&str, &[&str]); 23] = [
+const EXAMPLES: [(&str, &[&str]); 33] = [
     (
         "regional_endpoint",
         &[
@@ -38,6 +38,8 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
         &[
             "Public access is disabled. Please configure private endpoint.",
             "Access denied due to Virtual Network/Firewall rules.",
+            "A Virtual Network is configured for this resource. Please use the correct endpoint for making requests.",
+            "Traffic is not from an approved private endpoint.",
         ],
     ),
     (
@@ -47,10 +49,32 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     ("deployment_not_found", &["The API deployment for this resource does not exist."]),
     ("unknown_path", &["Resource not found"]),
     (
+        "api_version_unsupported",
+        &["API version not supported", "Model … is enabled only for api versions … and later"],
+    ),
+    (
+        "model_unsupported",
+        &[
+            "The chatCompletion operation does not work with the specified model, ….",
+            "Unsupported parameter: '…' is not supported with this model.",
+        ],
+    ),
+    ("model_not_found", &["Unknown model: …"]),
+    (
+        "outbound_restricted",
+        &["Outbound network access is restricted. The hostname '…' for parameter '…' is not in the allowed FQDN list for this resource."],
+    ),
+    (
+        "context_length_exceeded",
+        &["This model's maximum context length is … tokens."],
+    ),
+    (
         "throttled",
         &[
             "Requests to the … Operation … have exceeded token rate limit of your current OpenAI S0 pricing tier.",
             "Requests to the … Operation … have exceeded call rate limit of your current OpenAI S0 pricing tier.",
+            "Your requests to … for … in … have exceeded the token rate limit for your current AIServices S0 pricing tier.",
+            "The system is currently experiencing high demand and cannot process your request.",
         ],
     ),
     (
@@ -64,6 +88,22 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     (
         "assertion_expired",
         &["AADSTS700024: Client assertion is not within its valid time range."],
+    ),
+    (
+        "assertion_not_accepted",
+        &[
+            "AADSTS700222: AAD-issued tokens may not be used for federated identity flows.",
+            "AADSTS50013: Assertion failed signature validation.",
+        ],
+    ),
+    ("application_disabled", &["AADSTS7000112: Application '…' is disabled."]),
+    (
+        "conditional_access",
+        &["AADSTS53003: Access has been blocked by Conditional Access policies."],
+    ),
+    (
+        "client_credential_missing",
+        &["AADSTS7000216: 'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type."],
     ),
     (
         "application_not_found",
@@ -81,7 +121,10 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     ),
     (
         "scope_invalid",
-        &["AADSTS70011: The provided value for the input parameter 'scope' is not valid."],
+        &[
+            "AADSTS70011: The provided value for the input parameter 'scope' is not valid.",
+            "AADSTS1002012: The provided value for scope … is not valid.",
+        ],
     ),
     (
         "identity_not_found",
@@ -93,6 +136,10 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     (
         "identity_ambiguous",
         &["Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"],
+    ),
+    (
+        "identity_endpoint_unreachable",
+        &["ManagedIdentityCredential authentication unavailable, no response from the IMDS endpoint."],
     ),
     ("identity_endpoint_blocked", &["Required metadata header not specified"]),
 ];

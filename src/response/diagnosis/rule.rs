@@ -47,12 +47,12 @@ pub const TOKEN_REJECTED: &str = "token_rejected";
 
 impl Diagnosis {
     /// Whether a response with this status has one of the rule's codes, or begins with one of its phrases.
-    /// Anywhere else it may quote the request, such as the name of a field. A 400 may even begin with that:
-    /// there the whole message must be the phrase. A caller decides no 401, 403 or 404 of its model's
-    /// deployment.
+    /// Anywhere else it may quote the request, such as the name of a field. A 400 may even begin with that: for an
+    /// operator's mistake, the whole message must be the phrase there. A caller decides no 401, 403 or 404 of its
+    /// model's deployment.
     pub(super) fn is_of(&self, status: u16, error: &ErrorBody) -> bool {
         let is_phrase = |phrase: &&str| match status {
-            400 => error.is(phrase),
+            400 if self.mistake.is_operators() => error.is(phrase),
             _ => error.begins_with(phrase),
         };
         self.codes.contains(&error.code.as_str()) || self.phrases.iter().any(is_phrase)
@@ -60,7 +60,11 @@ impl Diagnosis {
 
     /// Whether an error has one of the rule's codes or phrases somewhere.
     pub(super) fn matches(&self, error: &ErrorBody) -> bool {
-        self.codes.iter().any(|code| error.has_code(code))
-            || self.phrases.iter().any(|phrase| error.has_phrase(phrase))
+        self.codes.iter().any(|code| error.has_code(code)) || self.is_said_by(error)
+    }
+
+    /// Whether an error has one of the rule's phrases somewhere.
+    pub fn is_said_by(&self, error: &ErrorBody) -> bool {
+        self.phrases.iter().any(|phrase| error.has_phrase(phrase))
     }
 }

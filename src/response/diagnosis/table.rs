@@ -5,7 +5,7 @@
 use super::rule::{Diagnosis, Mistake, TOKEN_REJECTED};
 
 /// The meanings of responses of Azure OpenAI resources.
-pub const BACKENDS: [Diagnosis; 12] = [
+pub const BACKENDS: [Diagnosis; 17] = [
     Diagnosis {
         slug: "regional_endpoint",
         mistake: Mistake::Backend,
@@ -38,7 +38,12 @@ pub const BACKENDS: [Diagnosis; 12] = [
         mistake: Mistake::Backend,
         statuses: &[401],
         codes: &[],
-        phrases: &["Unauthorized. Access token is missing, invalid, audience is incorrect"],
+        phrases: &[
+            "Unauthorized. Access token is missing, invalid, audience is incorrect",
+            "IDX10214: Audience validation failed",
+            "IDX10500: Signature validation failed",
+            "IDX10501: Signature validation failed",
+        ],
         cause: "the resource does not accept the token: it has expired, is for another audience, or comes \
                 from another cloud",
         remedy: "Compare the token's audience with what the resource's cloud expects \
@@ -53,8 +58,9 @@ pub const BACKENDS: [Diagnosis; 12] = [
         cause: "the identity has no role on the resource that allows this operation",
         remedy: "Assign the role Cognitive Services OpenAI User on the resource to the principal: az role \
                assignment create --assignee-object-id PRINCIPAL --assignee-principal-type ServicePrincipal \
-               --role \"Cognitive Services OpenAI User\" --scope RESOURCE_ID. It takes five to ten minutes to \
-               have effect, and a membership of a group up to a day.",
+               --role \"Cognitive Services OpenAI User\" --scope RESOURCE_ID. For what else a Foundry resource \
+               serves (/models, /anthropic), the role is Cognitive Services User. It takes five to ten minutes \
+               to have effect, and a membership of a group up to a day.",
     },
     Diagnosis {
         slug: "wrong_tenant",
@@ -83,7 +89,12 @@ pub const BACKENDS: [Diagnosis; 12] = [
         mistake: Mistake::Backend,
         statuses: &[403],
         codes: &[],
-        phrases: &["Public access is disabled", "Access denied due to Virtual Network"],
+        phrases: &[
+            "Public access is disabled",
+            "Access denied due to Virtual Network",
+            "A Virtual Network is configured for this resource",
+            "Traffic is not from an approved private endpoint",
+        ],
         cause: "the resource's network rules do not let the proxy in",
         remedy: "Where the resource has a private endpoint, its public name has to resolve to that from the \
                proxy (private DNS zone privatelink.openai.azure.com); otherwise allow the proxy's address \
@@ -120,21 +131,86 @@ pub const BACKENDS: [Diagnosis; 12] = [
                address for AzureOpenAI clients.",
     },
     Diagnosis {
+        slug: "api_version_unsupported",
+        mistake: Mistake::Callers,
+        statuses: &[400, 404],
+        codes: &[],
+        phrases: &[
+            "API version not supported",
+            "Model … is enabled only for api version",
+            "Azure OpenAI Responses API is enabled only for api-version",
+        ],
+        cause: "the resource, or the model, does not know the api-version of the request",
+        remedy: "Set a newer api-version in the client, or use the paths below /openai/v1/, which need none.",
+    },
+    Diagnosis {
+        slug: "model_unsupported",
+        mistake: Mistake::Callers,
+        statuses: &[400],
+        codes: &["OperationNotSupported", "unsupported_parameter", "unsupported_value"],
+        phrases: &[
+            "The … operation does not work with the specified model",
+            "Unsupported parameter: ",
+            "Unsupported value: ",
+        ],
+        cause: "the model does not support this operation, or a parameter of the request",
+        remedy: "Use another model of the gateway for this operation, or leave the parameter out. Where the \
+               model should support it, compare its deployments: models[].backends[] may name that of \
+               another model.",
+    },
+    Diagnosis {
+        slug: "model_not_found",
+        mistake: Mistake::Callers,
+        statuses: &[400, 404],
+        codes: &["model_not_found", "unknown_model"],
+        phrases: &["Unknown model: "],
+        cause: "the resource has no model or deployment of this name at this path",
+        remedy: "Check models[].backends[].deployment, and the path: Claude is at /anthropic/v1/messages, models \
+               of other publishers at /models/chat/completions.",
+    },
+    Diagnosis {
+        slug: "outbound_restricted",
+        mistake: Mistake::Callers,
+        statuses: &[400, 403],
+        codes: &[],
+        phrases: &["Outbound network access is restricted"],
+        cause: "the resource may not fetch what the request refers to: its outbound network access is \
+                restricted",
+        remedy: "Send the content itself instead of a URL, or have the host added to the resource's list of \
+               allowed FQDNs.",
+    },
+    Diagnosis {
+        slug: "context_length_exceeded",
+        mistake: Mistake::Nobodys,
+        statuses: &[400],
+        codes: &["context_length_exceeded"],
+        phrases: &["This model's maximum context length is"],
+        cause: "the prompt, and the output that it asks for, are longer than the model's context",
+        remedy: "Nothing is wrong with the gateway. Send less, or use a model with a longer context.",
+    },
+    Diagnosis {
         slug: "throttled",
         mistake: Mistake::Nobodys,
         statuses: &[429],
         codes: &["429", "RateLimitReached"],
-        phrases: &["exceeded token rate limit", "exceeded call rate limit"],
+        phrases: &[
+            "exceeded token rate limit",
+            "exceeded call rate limit",
+            "exceeded the token rate limit",
+            "exceeded the call rate limit",
+            "The system is currently experiencing high demand",
+        ],
         cause: "the deployment's quota of tokens or requests is used up for the moment",
         remedy: "Nothing is wrong with the identity. Wait for the time in retry-after, give the model another \
-               backend, or raise the deployment's quota.",
+               backend, or raise the deployment's quota. A time of 86400 seconds means that this one request \
+               is larger than the whole quota.",
     },
     Diagnosis {
         slug: "content_filter",
         mistake: Mistake::Nobodys,
         statuses: &[400],
         codes: &["content_filter"],
-        phrases: &["triggering Azure OpenAI's content management policy"],
+        phrases: &["The response was filtered due to the prompt triggering"],
         cause: "the prompt was stopped by the deployment's content filter",
         remedy: "Nothing is wrong with the gateway. The response's innererror contains the category; \
                another backend would respond the same.",
@@ -142,11 +218,11 @@ pub const BACKENDS: [Diagnosis; 12] = [
 ];
 
 /// The meanings of refusals of identity endpoints.
-pub const SIGN_IN: [Diagnosis; 11] = [
+pub const SIGN_IN: [Diagnosis; 16] = [
     sign_in(
         "federated_credential_missing",
         &["AADSTS70021", "AADSTS700211", "AADSTS700212", "AADSTS700213"],
-        &[],
+        &["No matching federated identity record found"],
         "no federated credential of the application matches the service account's token",
         "Its issuer, subject (system:serviceaccount:NAMESPACE:NAME) and audience (api://AzureADTokenExchange) \
          must be exactly those of the projected token. A new one takes a minute to have effect.",
@@ -160,11 +236,43 @@ pub const SIGN_IN: [Diagnosis; 11] = [
          that the clocks agree.",
     ),
     sign_in(
+        "assertion_not_accepted",
+        &["AADSTS700222", "AADSTS700229", "AADSTS700231", "AADSTS700027", "AADSTS50013"],
+        &[],
+        "Entra ID does not accept the token as a client assertion: another kind of token, or a wrong signature",
+        "token_file must be the projected token of a service account, for the audience \
+         api://AzureADTokenExchange, and Entra ID must reach the keys of its issuer: a token of Entra ID itself \
+         is none. Where the cluster has new signing keys, restart the pod.",
+    ),
+    sign_in(
         "application_not_found",
         &["AADSTS700016"],
         &[],
         "the tenant has no application of this client id",
         "Check client_id and tenant; both are GUIDs, and easily confused.",
+    ),
+    sign_in(
+        "application_disabled",
+        &["AADSTS7000112"],
+        &[],
+        "the application is disabled in its tenant",
+        "Enable it (Entra ID, Enterprise applications, Properties), or: az ad sp update --id CLIENT_ID --set \
+         accountEnabled=true.",
+    ),
+    sign_in(
+        "conditional_access",
+        &["AADSTS53003", "AADSTS530032", "AADSTS530035"],
+        &[],
+        "a policy of conditional access, or a security policy of the tenant, blocks the sign-in",
+        "The sign-in logs of Entra ID (service principals) name the policy: have the proxy's address or its \
+         identity excluded from it.",
+    ),
+    sign_in(
+        "client_credential_missing",
+        &["AADSTS7000216", "AADSTS7000218"],
+        &[],
+        "the token request had no client assertion and no client secret",
+        "Check the file that the document names (token_file, secret_file), and that Envoy serves it.",
     ),
     sign_in(
         "client_secret_wrong",
@@ -189,7 +297,7 @@ pub const SIGN_IN: [Diagnosis; 11] = [
     ),
     sign_in(
         "audience_unknown",
-        &["AADSTS500011", "invalid_resource"],
+        &["AADSTS500011", "AADSTS650057", "invalid_resource"],
         &[],
         "the tenant does not know the audience of the token request",
         "Check audience and cloud; that of the public cloud is https://cognitiveservices.azure.com, without a \
@@ -197,7 +305,7 @@ pub const SIGN_IN: [Diagnosis; 11] = [
     ),
     sign_in(
         "scope_invalid",
-        &["AADSTS70011"],
+        &["AADSTS70011", "AADSTS1002012"],
         &[],
         "no token can be requested for this audience",
         "Check audience; the filter itself adds /.default.",
@@ -205,7 +313,13 @@ pub const SIGN_IN: [Diagnosis; 11] = [
     sign_in(
         "identity_not_found",
         &[],
-        &["Identity not found", "No User Assigned or Delegated Managed Identity found"],
+        &[
+            "Identity not found",
+            "No User Assigned or Delegated Managed Identity found",
+            "requested identity has not been assigned to this resource",
+            "requested identity hasn't been assigned to this resource",
+            "requested identity hasn’t been assigned to this resource",
+        ],
         "the machine has no such managed identity",
         "Assign the identity to the machine, scale set, node pool or app that the proxy runs on, or name \
          another one.",
@@ -216,6 +330,14 @@ pub const SIGN_IN: [Diagnosis; 11] = [
         &["Multiple user assigned identities exist"],
         "the machine has several managed identities, and none was named",
         "Set one of client_id, object_id and resource_id.",
+    ),
+    sign_in(
+        "identity_endpoint_unreachable",
+        &[],
+        &["no response from the IMDS endpoint", "no managed identity endpoint found"],
+        "nothing responds at the address of the identity endpoint",
+        "IMDS (169.254.169.254) exists on machines of Azure only, and network policies may keep pods from it; with \
+         the workload identity proxy sidecar it is at 127.0.0.1:8000.",
     ),
     sign_in(
         "identity_endpoint_blocked",

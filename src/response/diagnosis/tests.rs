@@ -87,6 +87,46 @@ const RESPONSES: &[(u16, &str, &str)] = &[
     ),
     (404, r#"{"error":{"code":"404","message":"Resource not found"}}"#, "unknown_path"),
     (
+        403,
+        r#"{"error":{"code":"403","message":"A Virtual Network is configured for this resource. Please use the correct endpoint for making requests. Check https://aka.ms/cogsvc-vnet for more details."}}"#,
+        "network_denied",
+    ),
+    (
+        404,
+        r#"{"error":{"code":"BadRequest","message":"API version not supported"}}"#,
+        "api_version_unsupported",
+    ),
+    (
+        400,
+        r#"{"error":{"code":"BadRequest","message":"Model o1 is enabled only for api versions 2024-12-01-preview and later"}}"#,
+        "api_version_unsupported",
+    ),
+    (
+        400,
+        r#"{"error":{"code":"OperationNotSupported","message":"The chatCompletion operation does not work with the specified model, gpt-4o-mini. Please choose different model and try again."}}"#,
+        "model_unsupported",
+    ),
+    (
+        400,
+        r#"{"error":{"message":"Unsupported parameter: 'max_tokens' is not supported with this model.","type":"invalid_request_error","param":"max_tokens","code":"unsupported_parameter"}}"#,
+        "model_unsupported",
+    ),
+    (
+        404,
+        r#"{"error":{"code":"unknown_model","message":"Unknown model: x","details":"Unknown model: x"}}"#,
+        "model_not_found",
+    ),
+    (
+        400,
+        r#"{"error":{"requestid":"1","code":400,"message":"Outbound network access is restricted. The hostname 'x' for parameter 'endpoint' is not in the allowed FQDN list for this resource."}}"#,
+        "outbound_restricted",
+    ),
+    (
+        400,
+        r#"{"error":{"message":"This model's maximum context length is 8192 tokens. However, your messages resulted in 8227 tokens.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+        "context_length_exceeded",
+    ),
+    (
         429,
         r#"{"error":{"code":"429","message":"Requests have exceeded token rate limit. Please retry after 7 seconds."}}"#,
         "throttled",
@@ -111,6 +151,26 @@ const REFUSALS: &[(&str, &str)] = &[
     (
         r#"{"error":"invalid_client","error_description":"AADSTS700024: Client assertion is not within its valid time range."}"#,
         "assertion_expired",
+    ),
+    (
+        r#"{"error":"invalid_client","error_description":"AADSTS700222: AAD-issued tokens may not be used for federated identity flows."}"#,
+        "assertion_not_accepted",
+    ),
+    (
+        r#"{"error":"unauthorized_client","error_description":"AADSTS7000112: Application 'x' is disabled."}"#,
+        "application_disabled",
+    ),
+    (
+        r#"{"error":"access_denied","error_description":"AADSTS53003: Access has been blocked by Conditional Access policies."}"#,
+        "conditional_access",
+    ),
+    (
+        r#"{"error":"invalid_client","error_description":"AADSTS7000216: 'client_assertion', 'client_secret' or 'request' is required"}"#,
+        "client_credential_missing",
+    ),
+    (
+        r#"ManagedIdentityCredential authentication unavailable, no response from the IMDS endpoint."#,
+        "identity_endpoint_unreachable",
     ),
     (
         r#"{"error":"unauthorized_client","error_description":"AADSTS700016: Application with identifier 'x' was not found"}"#,

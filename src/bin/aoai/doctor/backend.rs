@@ -17,11 +17,13 @@ const API_VERSION: &str = "2024-10-21";
 
 /// What Azure's error for a chat completion without messages contains, or for a model that does not
 /// support chat completions: the request has reached the model. Sources: responses of Azure and OpenAI.
-const REACHED_THE_MODEL: [&str; 4] = [
+const REACHED_THE_MODEL: [&str; 5] = [
     "'messages'",
     "OperationNotSupported",
     "does not work with the specified model",
     "missing_required",
+    // Than that of the doctor's request: the client's own decides.
+    "is enabled only for api version",
 ];
 
 /// Examines a backend: without a token, only its DNS and TLS.
@@ -123,7 +125,10 @@ impl Call<'_> {
 
     fn read(&self, subject: &str, what: String, response: &Response) -> Step {
         let (status, error) = (response.status, ErrorBody::read(&response.body));
-        let found = Diagnosis::of_response(status, &error);
+        let found = match has_reached_the_model(status, &error) {
+            true => None,
+            false => Diagnosis::of_response(status, &error),
+        };
         let (verdict, text) = match found {
             Some(diagnosis) => {
                 let concern = Finding {
@@ -149,14 +154,18 @@ impl Call<'_> {
     }
 }
 
+/// Whether an error shows that the model itself has got the request.
+fn has_reached_the_model(status: u16, error: &ErrorBody) -> bool {
+    matches!(status, 400 | 422)
+        && REACHED_THE_MODEL.iter().any(|text| error.message.contains(text) || error.code == *text)
+}
+
 /// The verdict on a response that is not in the table of diagnoses.
 fn judge(status: u16, error: &ErrorBody) -> (Verdict, String) {
-    let has_reached_model =
-        REACHED_THE_MODEL.iter().any(|text| error.message.contains(text) || error.code == *text);
     let excerpt = excerpt(error);
     match status {
         200..=299 => (Verdict::Ok, format!("responds with {status}")),
-        400 | 422 if has_reached_model => {
+        _ if has_reached_the_model(status, error) => {
             (Verdict::Ok, format!("responds with {status} to an empty request, as expected"))
         }
         429 => (

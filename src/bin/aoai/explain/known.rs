@@ -137,29 +137,35 @@ pub(super) fn about(reason: Reason) -> Known {
     row(reason.name(), cause, remedy)
 }
 
+const NO_CLUSTER: &str = "the document needs a cluster that Envoy does not have";
+const RENDER_CLUSTERS: &str =
+    "Render both from one document (aoai render), and let the clusters come first.";
+
 /// Envoy's words (its reference, "Response Code Details", and its source) and those of the gateway's log, most telling
 /// first. `&` joins what has to be there.
-const LINES: [Known; 20] = [
+const LINES: [Known; 23] = [
     row(
         "certificate_verify_failed",
         "Envoy does not trust the certificate of a backend, or it is for another name",
         "Give the CA bundle that signed it (--ca): a proxy that breaks up TLS has its own. --resolve must lead to \
          the host in the document.",
     ),
-    row(
-        "envoy has no cluster",
-        "the document needs a cluster that Envoy does not have",
-        "Render both from one document (aoai render), and let the clusters come first.",
-    ),
-    row(
-        "cluster_not_found",
-        "the document needs a cluster that Envoy does not have",
-        "Render both from one document (aoai render), and let the clusters come first.",
-    ),
+    row("envoy has no cluster", NO_CLUSTER, RENDER_CLUSTERS),
+    row("cluster_not_found", NO_CLUSTER, RENDER_CLUSTERS),
     row(
         "no such field&allow_on_headers_stop_iteration",
         "this Envoy, or its control plane, is older than the module needs",
         "Use Envoy 1.37 or newer, and Istio 1.29 or newer.",
+    ),
+    row(
+        "load wasm code",
+        "Envoy cannot run the module: the file is broken, or none of WebAssembly",
+        "Compare its checksum with SHA256SUMS of the release, or the image's digest, and the path that --wasm names.",
+    ),
+    row(
+        "failed to initialize wasm code",
+        "Envoy cannot run the module: it is none of this project's, or this Envoy is too old for it",
+        "Use Envoy 1.37 or newer with V8, and the module of the release that aoai belongs to.",
     ),
     row(
         "plugin configured to fail closed",
@@ -235,6 +241,11 @@ const LINES: [Known; 20] = [
         "the limits of subscription&were not checked",
         "the service of limits does not respond, or does not know the subscription",
         "Check envoyproxy/ratelimit, and give it what aoai render ratelimit prints.",
+    ),
+    row(
+        "the model produced invalid content",
+        "the model failed at this prompt: the response is Azure's own 500",
+        "Nothing is wrong with the gateway. Change the prompt, or ask again; another backend would respond the same.",
     ),
     row(
         "route_not_found",

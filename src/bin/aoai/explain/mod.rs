@@ -79,7 +79,9 @@ fn recognised(text: &[u8]) -> Result<Found, ExplainError> {
     let text = String::from_utf8_lossy(text);
     // An object of another shape, such as a log's, may have the error within.
     let whole = || ErrorBody { code: String::new(), message: text.clone().into_owned() };
-    if let Some(found) = by_name(&text) {
+    // Azure has a code of the same name as a local reply.
+    let is_said = |row: &&Diagnosis| row.is_said_by(&error) || row.is_said_by(&whole());
+    if let Some(found) = by_name(&text).or_else(|| Diagnosis::all().find(is_said)) {
         return Ok(Found::Azure(found));
     }
     if let Some(reason) = known::reply_in(&text) {
