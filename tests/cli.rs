@@ -727,10 +727,10 @@ fn explain_knows_local_replies_and_lines_of_the_log() {
     );
 }
 
-/// What the README's table of local replies says has a row for each.
+/// What the table of local replies says has a row for each.
 #[test]
 fn the_readme_has_every_local_reply_with_its_status() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../envoy/clients.md");
     for reason in aoai_filter::reply::Reason::ALL {
         let (name, status) = (format!("`{}`", reason.name()), format!("| {} |", reason.status()));
         let has_row =

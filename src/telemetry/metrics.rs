@@ -16,7 +16,7 @@ pub struct Metric<const N: usize> {
     text: &'static str,
 }
 
-/// A row of the README's table of metrics.
+/// A row of the documentation's table of metrics.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// The metric's name.

@@ -1,5 +1,5 @@
 //! What a response of Azure means when it shows a mistake: one table for the gateway's
-//! `x-aoai-diagnosis`, its log, `aoai doctor`, `aoai explain` and the README's troubleshooting, so that
+//! `x-aoai-diagnosis`, its log, `aoai doctor`, `aoai explain` and the documentation's troubleshooting, so that
 //! these never disagree.
 
 mod candidate;
@@ -36,7 +36,7 @@ impl Diagnosis {
         Self::of_refusal(error).or_else(|| BACKENDS.iter().find(|row| row.matches(error)))
     }
 
-    /// Every row, in the order of the README's troubleshooting.
+    /// Every row, in the order of the documentation's troubleshooting.
     pub fn all() -> impl Iterator<Item = &'static Self> {
         BACKENDS.iter().chain(&SIGN_IN)
     }
