@@ -125,6 +125,11 @@ test-envoy-gateway: wasm tools ## The module by Envoy Gateway, in the oldest Env
 	{ $(call in-envoy-gateway,$(ENVOY_OLDEST)) -k 'not 1-worker' $(ARGS); } && \
 	{ $(call in-envoy-gateway,$(if $(ENVOY),,$(ENVOY_VERSION))) $(ARGS); }
 
+.PHONY: dashboard
+dashboard: wasm tools ## Render the dashboard by its queries, of minutes of traffic (ARGS="--picture envoy/grafana/aoai.png", Chromium)
+	ENVOY=$$(envoy/get-envoy) PROMETHEUS=$$(.ci/prometheus prometheus) AOAI_WASM=$(CURDIR)/$(WASM) AOAI=$(AOAI) \
+	  "$$(.ci/python)" tests/dashboard $(ARGS)
+
 .PHONY: fuzz
 fuzz: cargo ## Feed every parser FUZZ_CASES inputs that are nearly right (FUZZ_SEED to repeat a run, ARGS to choose)
 	@seed=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "FUZZ_SEED=$$seed FUZZ_CASES=$(FUZZ_CASES)"; \

@@ -5,100 +5,22 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
-import time
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator
 
-import httpx
 import pytest
 import yaml
 
 from azure_sim import HANG_LIMIT, AzureSim, errors
 from e2e.calls import chat, send, v1
 from e2e.gateway import Gateway
+from e2e.prometheus import Prometheus, panels, queries, read, rules
 from e2e.rendering import ROOT, free_port
 from e2e.two_regions import KEY, POOL, SINGLE, document_of_two
 
 Json = Dict[str, Any]
-FOLDER = ROOT / "envoy" / "prometheus"
-
-
-class Prometheus:
-    """One that scrapes this address at once and often. `rules` are those of the repository, or like them."""
-
-    def __init__(self, target: str, rules: Json) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="aoai-prometheus-")
-        folder = Path(self._folder.name)
-        config = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
-        config["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms",
-                            "evaluation_interval": "200ms"}
-        [job] = config["scrape_configs"]
-        job["static_configs"] = [{"targets": [target]}]
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
-        (folder / "prices.yaml").write_text((FOLDER / "prices.yaml").read_text())
-        address = f"127.0.0.1:{free_port()}"
-        self._log = folder / "log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [os.environ["PROMETHEUS"], f"--config.file={folder}/prometheus.yaml",
-                 f"--storage.tsdb.path={folder}/data", f"--web.listen-address={address}"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        self._http = httpx.Client(base_url=f"http://{address}", trust_env=False, timeout=HANG_LIMIT)
-
-    def ask(self, query: str) -> List[Json]:
-        """The series of an instant query; none as long as it is not ready."""
-        try:
-            response = self._http.get("/api/v1/query", params={"query": query})
-        except httpx.TransportError:
-            return []
-        if response.status_code == 503:
-            return []
-        answer = response.json()
-        assert answer["status"] == "success", answer
-        found: List[Json] = answer["data"]["result"]
-        return found
-
-    def wait_for(self, query: str, wanted: Callable[[Json], bool], what: str) -> Json:
-        """The values of a query by their labels, once they are as wanted."""
-        deadline = time.monotonic() + HANG_LIMIT
-        while True:
-            found = {tuple(sorted(one["metric"].items())): float(one["value"][1])
-                     for one in self.ask(query)}
-            if wanted(found):
-                return found
-            assert self._process.poll() is None and time.monotonic() < deadline, (
-                what, found, self._log.read_text())
-            time.sleep(0.1)
-
-    def close(self) -> None:
-        self._http.close()
-        self._process.terminate()
-        self._process.wait(HANG_LIMIT)
-        self._folder.cleanup()
-
-
-def read(name: str) -> Json:
-    found: Json = yaml.safe_load((FOLDER / name).read_text())
-    return found
-
-
-def rules() -> Json:
-    return read("rules.yaml")
-
-
-def queries() -> Iterator[Tuple[str, str]]:
-    """Those of the dashboard, by the panel's title, with what Grafana would put into them."""
-    dashboard = json.loads((ROOT / "envoy" / "grafana" / "aoai.json").read_text())
-    for panel in dashboard["panels"]:
-        for target in panel["targets"]:
-            query = target["expr"]
-            for variable, value in (("$__rate_interval", "10m"), ("$__range", "1h"),
-                                    ("$subscription", ".*"), ("$model", ".*")):
-                query = query.replace(variable, value)
-            yield f"{panel['title']} {target['refId']}", query
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +102,22 @@ def test_every_query_of_the_dashboard_finds_something(
         return any(value > 0 for value in series.values())
     prometheus.wait_for(query, found, query)
     azure.resources["eastus"].mend()
+
+
+def test_a_page_of_the_dashboard_has_every_panel_with_what_was_counted(tmp_path: Path) -> None:
+    page = tmp_path / "dashboard.html"
+    subprocess.run([sys.executable, str(ROOT / "tests" / "dashboard"), "--seconds", "14", "--page", str(page)],
+                   stdout=subprocess.DEVNULL, timeout=HANG_LIMIT, check=True)
+    text = page.read_text()
+    parts = {panel["title"]: text.split(f'<h2>{panel["title"]}</h2>')[1].split('<div class="panel"')[0]
+             for panel in panels()}
+    assert len(parts) == 12
+    # Envoy shows histograms every five seconds. A fault that is over may fall between two times at which the page asks.
+    empty = {title for title, part in parts.items() if "no data" in part or "<td>" not in part and "<svg" not in part}
+    assert empty <= {"Local replies by reason", "Misconfigured backends"}
+    assert "search-team gpt-4o" in parts["Requests by subscription and model"]
+    assert "chat-app" in parts["Tokens in the time shown"]
+    assert "eastus 429" in parts["Attempts by backend and status"]
 
 
 def test_what_it_costs_is_tokens_by_their_prices(prometheus: Prometheus) -> None:
