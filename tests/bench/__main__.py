@@ -26,13 +26,14 @@ from typing import Dict, List
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "azure-sim")]
 
 from azure_sim import AzureSim  # noqa: E402
-from bench import bodies, hop, latency, load, setups, sse, start  # noqa: E402
+from bench import bodies, hop, latency, load, setups, sse, start, usage  # noqa: E402
 from bench.machine import LOAD_CORE, cpu_model, has_cores, pin  # noqa: E402
 from bench.session import Session  # noqa: E402
 from bench.upstream import upstream  # noqa: E402
 
 SECTIONS: Dict[str, ModuleType] = {
-    "load": load, "bodies": bodies, "sse": sse, "hop": hop, "latency": latency, "start": start}
+    "load": load, "bodies": bodies, "sse": sse, "hop": hop, "latency": latency, "start": start,
+    "usage": usage}
 
 
 def main() -> int:
