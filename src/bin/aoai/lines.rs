@@ -22,7 +22,9 @@ impl Lines {
     pub(crate) fn of(text: &str) -> Self {
         let mut lines = Self::default();
         let mut within: Vec<(String, Container)> = Vec::new();
-        for (event, span) in Parser::new_from_str(text).map_while(Result::ok) {
+        // A mark that was pasted along ends the parser's reading, but not that of libyaml.
+        let text = text.replace('\u{feff}', " ");
+        for (event, span) in Parser::new_from_str(&text).map_while(Result::ok) {
             match event {
                 Event::Scalar(name, ..) if is_name(&within) => {
                     if let Some((path, Container::Mapping(field))) = within.last_mut() {
@@ -134,6 +136,8 @@ models: again
             let problem = Lines::of(json).locate(Problem::new(path, "wrong"));
             assert_eq!(problem.line(), Some(line), "{path}");
         }
+        let marked = "# a\u{feff}b\nmodels: 1\n";
+        assert_eq!(Lines::of(marked).locate(Problem::new("models", "wrong")).line(), Some(2));
         assert_eq!(Lines::of("").locate(Problem::new("", "empty")).line(), None);
         assert_eq!(Lines::of("a: [}").locate(Problem::new("a", "wrong")).line(), Some(1));
     }
