@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, Set
 
 import pytest
 import yaml
@@ -102,6 +103,28 @@ def test_every_query_of_the_dashboard_finds_something(
         return any(value > 0 for value in series.values())
     prometheus.wait_for(query, found, query)
     azure.resources["eastus"].mend()
+
+
+def test_every_metric_has_the_labels_that_the_documentation_says(gateway: Gateway, azure: AzureSim) -> None:
+    """Envoy's tags take all of them out of the names: none is left, and no label is missing."""
+    table = (ROOT / "envoy" / "operation.md").read_text().split("| metric | labels | |")[1].split("<!--")[0]
+    documented = {name: set(re.findall(r"`(\w+)`", labels))
+                  for name, labels in re.findall(r"^\| `(aoai_\w+)` \| (.*?) \|", table, re.MULTILINE)}
+    assert len(documented) > 10
+    for mistake in ("role_missing", "token_refused"):
+        azure.resources["eastus"].break_with(mistake)
+        send(gateway, chat(POOL, ("api-key", KEY)))
+    azure.resources["eastus"].mend()
+    send(gateway, v1(json.dumps({"model": SINGLE, "stream": True, "messages": []}).encode(), ("api-key", KEY)))
+
+    def shown() -> Dict[str, Set[str]]:
+        # Envoy 1.37.0 puts the pool's cluster in front.
+        lines = re.findall(r"^(?:envoy_cluster_wasmcustom_)?(aoai_\w+?)(?:_bucket|_sum|_count)?\{(.*?)\} ",
+                           gateway.envoy.prometheus(), re.MULTILINE)
+        return {name: set(re.findall(r'(\w+)="', labels)) - {"le", "envoy_cluster_name"} for name, labels in lines}
+    # The services of limits do not fail here, which one of the metrics counts.
+    gateway.envoy.wait_until(lambda: len(shown()) >= len(documented) - 1, "all metrics")
+    assert shown() == {name: labels for name, labels in documented.items() if name in shown()}
 
 
 def test_a_page_of_the_dashboard_has_every_panel_with_what_was_counted(tmp_path: Path) -> None:
