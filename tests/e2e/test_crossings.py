@@ -40,6 +40,9 @@ METERED_IN_A_POOL = METERED + 1
 # A piece of a response is read, with its allocation.
 READ = 2
 
+# Of so many requests of a kind, the one with the fewest crossings counts.
+SAME_REQUESTS = 5
+
 LISTENER = "aoai"
 KEY = "aoai_crossings_key"
 GRANTED_KEY = "aoai_crossings_granted_key"
@@ -142,13 +145,19 @@ def _gateway(azure: AzureSim, *regions: str) -> Iterator[Envoy]:
 
 
 def _of_a_request(envoy: Envoy, raw: bytes, before: int = 1) -> List[Crossing]:
-    """The crossings of one request, sent after so many others of its kind have been served."""
+    """The crossings of one request, sent after so many others of its kind have been served: the fewest of several,
+    because a body that a busy machine delivers in two pieces takes a callback more."""
+    found: List[List[Crossing]] = []
     with Connection(envoy.port(LISTENER)) as connection:
         for _ in range(before):
             _assert_served(connection.exchange(raw).head)
-        known = _once_streams_ended(envoy)
-        _assert_served(connection.exchange(raw).head)
-        return _once_streams_ended(envoy)[len(known):]
+        known = len(_once_streams_ended(envoy))
+        for _ in range(SAME_REQUESTS):
+            _assert_served(connection.exchange(raw).head)
+            crossings = _once_streams_ended(envoy)
+            found.append(crossings[known:])
+            known = len(crossings)
+    return min(found, key=len)
 
 
 def _of_an_event(envoy: Envoy, azure: AzureSim) -> List[Crossing]:
